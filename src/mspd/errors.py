@@ -1,0 +1,30 @@
+"""What can go wrong, as a small tree.
+
+    MspdError                 base: anything the command line prints as one line (exit code 1)
+    |-- UsageError            the call itself is wrong: an option, a name, a budget (exit code 2)
+    |-- InputError            a tensor or a model breaks the contract: range, shape, dtype, logits
+    |-- ImageError            a picture cannot be read, kept right or written
+    +-- WeightsError          a weight file is missing, corrupted or not ours
+
+Every message is one line that names the thing and the remedy.
+"""
+
+
+class MspdError(Exception):
+    """Base of all errors raised on purpose by mspd."""
+
+
+class UsageError(MspdError):
+    """A wrong option, name or budget; the command line exits with 2."""
+
+
+class InputError(MspdError):
+    """A tensor or model outside the contract (see :mod:`mspd.check`)."""
+
+
+class ImageError(MspdError):
+    """A picture that cannot be read, kept right, or written within its budget."""
+
+
+class WeightsError(MspdError):
+    """A weight file that is missing, corrupted, or of another format."""
