@@ -1,0 +1,75 @@
+"""Geometry, written once: random points, steps and projections of the Linf and the L2 ball.
+
+All functions take and return (B, C, H, W) tensors and change nothing in place. `eps` is a length in [0, 1] units.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mspd.errors import UsageError
+
+NORMS = ("Linf", "L2")
+
+
+def check_norm(norm: str) -> None:
+    if norm not in NORMS:
+        raise UsageError(f"unknown norm {norm!r}: use 'Linf' or 'L2'")
+
+
+def _length(v: Tensor) -> Tensor:
+    """Per-image L2 norm, shaped (B, 1, 1, 1), never zero."""
+    length: Tensor = v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    return length
+
+
+def image_generators(x: Tensor, generator: torch.Generator) -> list[torch.Generator]:
+    """One generator an image, seeded by `generator`'s seed and the image's own 8-bit content.
+
+    An image so gets the same noise in any batch, chunk or order. The seed is read; the generator is not advanced.
+    """
+    seed = generator.initial_seed().to_bytes(8, "little", signed=False)
+    grid = (x.detach() * 255).round().clamp(0, 255).to(torch.uint8).cpu().contiguous()
+    generators = []
+    for image in grid:
+        digest = hashlib.sha256(seed + image.numpy().tobytes()).digest()
+        generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1))
+    return generators
+
+
+def random_offsets(shape: Sequence[int], eps: float, norm: str, generators: Sequence[torch.Generator]) -> Tensor:
+    """Random starts: (len(generators), *shape), each image's from its own generator, float32 on the CPU.
+
+    The last three of `shape` are (C, H, W); what stands before counts draws of an image. Linf: uniform in the box.
+    L2: random direction, radius uniform in (0, eps).
+    """
+    check_norm(norm)
+    if norm == "Linf":
+        return torch.stack([torch.rand(*shape, generator=g) for g in generators]).mul_(2 * eps).sub_(eps)
+    drawn = []
+    for g in generators:
+        direction = torch.randn(*shape, generator=g)
+        radius = torch.rand(*shape[:-3], 1, 1, 1, generator=g) * eps
+        length = direction.flatten(-3).norm(dim=-1).clamp_min(1e-12)[..., None, None, None]
+        drawn.append(direction / length * radius)
+    return torch.stack(drawn)
+
+
+def step(gradient: Tensor, size: float, norm: str) -> Tensor:
+    """Steepest-ascent step of length `size`: the gradient's sign (Linf) or its direction (L2)."""
+    check_norm(norm)
+    return size * (gradient.sign() if norm == "Linf" else gradient / _length(gradient))
+
+
+def project(z: Tensor, centre: Tensor, eps: float, norm: str) -> Tensor:
+    """Nearest point of the ball around `centre` (L2: along the ray to the centre), then of [0, 1].
+
+    Clipping to [0, 1] never leaves the ball when the centre is in [0, 1].
+    """
+    check_norm(norm)
+    if norm == "Linf":
+        return torch.minimum(torch.maximum(z, centre - eps), centre + eps).clamp(0, 1)
+    delta = z - centre
+    return (centre + delta * (eps / _length(delta)).clamp_max(1)).clamp(0, 1)
