@@ -1,0 +1,113 @@
+"""Read a labelled image set into one uint8 tensor, or iterate over its encoded pictures."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from mspd.errors import ImageError, UsageError
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+#: the validation part goes by several names
+SPLITS = {"train": ("train",), "test": ("test", "valid", "validation", "val")}
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """`images` (N, 3, S, S) uint8, `labels` (N,) int64 and the class names, index = label."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def floats(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Images start..stop as float32 in [0, 1]."""
+        return self.images[start:stop].float().div_(255)
+
+
+def _find(root: Path, split: str) -> Path:
+    names = SPLITS.get(split)
+    if names is None:
+        raise UsageError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    for name in names:
+        for candidate in (root / f"{name}.parquet", root / name):
+            if candidate.exists():
+                return candidate
+    if root.is_dir() and split == "train" and any(child.is_dir() for child in root.iterdir()):
+        return root
+    raise UsageError(f"{root}: no {split} set here; expected {names[0]}.parquet, or a folder with a sub-folder a class")
+
+
+def class_names(root: str | Path, split: str = "test") -> tuple[str, ...]:
+    """Names of the classes: classes.tsv (columns label, wnid, name), CIFAR-10's own, or the sub-folders' names."""
+    root = Path(root)
+    table = root / "classes.tsv"
+    if table.exists():
+        with table.open(newline="", encoding="utf-8") as file:
+            return tuple(row["name"].split(",")[0] for row in csv.DictReader(file, delimiter="\t"))
+    source = _find(root, split)
+    if source.is_dir():
+        return tuple(sorted(child.name for child in source.iterdir() if child.is_dir()))
+    return CIFAR10 if "cifar10" in root.name.lower() else ()
+
+
+def records(root: str | Path, split: str = "test") -> Iterator[tuple[str, bytes, int]]:
+    """Yield (name, encoded bytes, label) of each picture, in the order of the file or sorted by path."""
+    root = Path(root)
+    source = _find(root, split)
+    if source.is_dir():
+        for label, folder in enumerate(sorted(child for child in source.iterdir() if child.is_dir())):
+            for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES):
+                yield str(path.relative_to(source)), path.read_bytes(), label
+        return
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UsageError("reading parquet files needs pyarrow: pip install 'mspd[train]'") from error
+    table = parquet.ParquetFile(source)
+    column = "img" if "img" in table.schema_arrow.names else "image"
+    for batch in table.iter_batches(batch_size=1024, columns=[column, "label"]):
+        for row in batch.to_pylist():
+            yield row[column]["path"] or "", row[column]["bytes"], int(row["label"])
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, centre crop."""
+    return image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def load(root: str | Path, split: str = "test", *, size: int | None = None, limit: int | None = None) -> ImageSet:
+    """Load a split as one tensor.
+
+    `root` holds train.parquet and test.parquet (or valid.parquet), or train/ and test/ folders with a sub-folder a
+    class. Pictures are made square at `size` pixels (short side scaled, centre cropped); without `size` all of them
+    must already share one square size. Raises UsageError when nothing is found, ImageError for a broken picture.
+    """
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for name, data, label in records(root, split):
+        if limit is not None and len(labels) >= limit:
+            break
+        try:
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+        except (UnidentifiedImageError, OSError) as error:
+            raise ImageError(f"{root}: {name} cannot be read as a picture ({error})") from error
+        side = size or image.size[0]
+        array = torch.from_numpy(np.array(_square(image, side)))
+        if images and array.shape[0] != images[0].shape[1]:
+            raise UsageError(f"{root}: {name} is {image.size[0]} pixels wide, the first picture is not: give a size")
+        images.append(array.permute(2, 0, 1))
+        labels.append(label)
+    if not images:
+        raise UsageError(f"{root}: no pictures found")
+    return ImageSet(torch.stack(images), torch.tensor(labels), class_names(root, split))

@@ -1,0 +1,30 @@
+"""The architectures by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from mspd.errors import WeightsError
+from mspd.models.efficientnet import efficientnet_lite0
+from mspd.models.preact import preact_resnet18, wide_resnet
+from mspd.models.resnet import resnet18, resnet20, resnext
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "preact_resnet18": preact_resnet18,
+    "resnet18": resnet18,
+    "resnet20": resnet20,
+    "resnext": resnext,
+    "wide_resnet": wide_resnet,
+}
+
+
+def build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    """A fresh network; WeightsError when the name or its arguments are not ours."""
+    if architecture not in ARCHITECTURES:
+        raise WeightsError(f"unknown architecture {architecture!r}: known are {', '.join(ARCHITECTURES)}")
+    try:
+        return ARCHITECTURES[architecture](**arguments)
+    except TypeError as error:
+        raise WeightsError(f"architecture {architecture!r} does not take these arguments ({error})") from error
