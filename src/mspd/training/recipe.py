@@ -1,0 +1,57 @@
+"""A recipe is everything a training needs but the pictures; one file a shipped model in `recipes/`."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any
+
+from mspd.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained.
+
+    `architecture` and `arguments` name the network (see `mspd.models.ARCHITECTURES`); `size` is the side of its
+    pictures in pixels. `eps` > 0 means adversarial training in the Linf ball (N-FGSM), 0 standard training.
+    The first `small_epochs` epochs run at `small_size` pixels (cheaper, about the same result). `teacher` is a
+    shipped model whose probabilities are mixed into the labels with weight `teacher_weight`. `start` names a loader of
+    first weights, `package.module:function`, called with the model; layers whose name contains one of the words in
+    `frozen` then keep those weights (a frozen BatchNorm keeps its statistics, too).
+    """
+
+    name: str
+    dataset: str
+    architecture: str
+    size: int
+    epochs: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+    eps: float = 0.0
+    batch_size: int = 128
+    lr: float = 0.2
+    warmup: float = 0.2
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    crop: int = 4
+    cutout: int = 0
+    small_epochs: int = 0
+    small_size: int = 0
+    average: float = 0.998
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    start: str | None = None
+    frozen: str = ""
+
+
+def list_recipes() -> list[str]:
+    """Names of all recipes."""
+    package = importlib.import_module("mspd.training.recipes")
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(package.__path__))
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe called `name`; UsageError lists the known ones."""
+    if name not in list_recipes():
+        raise UsageError(f"unknown recipe {name!r}: choose one of {', '.join(list_recipes())}")
+    recipe: Recipe = importlib.import_module(f"mspd.training.recipes.{name.replace('-', '_')}").RECIPE
+    return recipe

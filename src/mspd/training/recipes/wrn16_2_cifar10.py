@@ -1,0 +1,15 @@
+"""A robust CIFAR-10 target that the defence never sees: WideResNet-16-2."""
+
+from mspd.training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="wrn16-2-cifar10",
+    dataset="CIFAR-10",
+    architecture="wide_resnet",
+    arguments={"depth": 16, "width": 2},
+    size=32,
+    eps=8 / 255,
+    epochs=5,
+    small_epochs=2,
+    small_size=24,
+)
