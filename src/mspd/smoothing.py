@@ -1,0 +1,205 @@
+"""The engine: input gradients of many noisy copies in one fixed compute shape, and the smoothed epoch built on them.
+
+Everything that is slow in mspd happens here. Three rules keep results the same whatever the batch: noise comes from
+each image's own generator; the network always runs on the same number of rows, chosen from the picture's size and
+n_samples alone; the copies of an image are averaged in a fixed order.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, symbolic_trace
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mspd.ball import project, random_offsets, step
+from mspd.guard import check_logits
+from mspd.objectives import cross_entropy
+
+#: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
+CHUNK_PIXELS = {"cpu": 20 * 64 * 64, "accelerator": 64 * 224 * 224}
+#: fewer rows than this leave the cores idle; more than the ceiling gain nothing
+ROWS_FLOOR, ROWS_CEILING = 10, 512
+
+
+class Affine(nn.Module):
+    """An evaluation-mode BatchNorm as what it is: a scale and a shift of each channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        shift = -norm.running_mean * scale
+        if norm.affine:
+            scale, shift = scale * norm.weight.detach(), shift * norm.weight.detach() + norm.bias.detach()
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class Prepared(nn.Module):
+    """A frozen, faster copy of a model for input gradients; same call, float32 logits."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net = net
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return logits.float()
+
+
+def prepare(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of `model` made for input gradients on the device it is on: BatchNorm folded into convolutions where the
+    graph can be traced, channels-last, and bfloat16 where the device computes it natively (`dtype` overrides).
+
+    The model itself is left alone. A model that cannot be traced is copied without folding.
+    """
+    if isinstance(model, Prepared):
+        return model
+    parameter = next(model.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    dtype = dtype or fast_dtype(device)
+    net = _fold(copy.deepcopy(model).eval().requires_grad_(False))
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            _replace(net, name, Affine(module))
+    return Prepared(net.to(dtype).to(memory_format=torch.channels_last), dtype).eval().requires_grad_(False)  # type: ignore[call-overload]
+
+
+def _fold(net: nn.Module) -> nn.Module:
+    """Merge each BatchNorm into the convolution whose output only it reads; `net` itself when it cannot be traced."""
+    try:
+        graph = symbolic_trace(net)
+    except Exception:  # tracing fails in many ways on foreign code; the unfolded copy is just slower
+        return net
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        source, norm = node.args[0], modules[node.target]
+        if source.op != "call_module" or len(source.users) > 1 or not norm.track_running_stats:
+            continue
+        if type(modules[source.target]) is not nn.Conv2d or _calls(graph, source.target) > 1:
+            continue
+        _replace(graph, source.target, fuse_conv_bn_eval(modules[source.target], norm))
+        node.replace_all_uses_with(source)
+        graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def _calls(graph: GraphModule, target: str) -> int:
+    return sum(node.op == "call_module" and node.target == target for node in graph.graph.nodes)
+
+
+def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(net.get_submodule(parent), leaf, module)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, float32 elsewhere."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    elif device.type == "cpu":
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def compute_rows(n_samples: int, height: int, width: int, device: torch.device) -> int:
+    """Rows of every network call: a multiple of n_samples when that fits, else the size of the pieces."""
+    pixels = CHUNK_PIXELS["cpu" if device.type == "cpu" else "accelerator"]
+    most = max(4, min(ROWS_CEILING, pixels // (height * width)))
+    if n_samples > most:
+        return most
+    filled = max(ROWS_FLOOR, n_samples) if device.type == "cpu" else most
+    return n_samples * max(1, min(filled, most) // n_samples)
+
+
+def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, rows: int) -> Tensor:
+    """function(x, y) computed in pieces of exactly `rows` rows (the last one filled up), so that the result of a row
+    does not depend on how many there are."""
+    results = []
+    for start in range(0, len(x), rows):
+        piece, labels = x[start : start + rows], y[start : start + rows]
+        count = len(piece)
+        if count < rows:
+            fill = torch.arange(rows, device=x.device) % count
+            piece, labels = piece[fill], labels[fill]
+        results.append(function(piece, labels)[:count])
+    return torch.cat(results)
+
+
+def input_gradient(model: nn.Module, z: Tensor, y: Tensor) -> Tensor:
+    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels."""
+    z = z.detach().requires_grad_(True)
+    logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
+    check_logits(logits, y)
+    (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
+    return gradient
+
+
+def smoothed_epoch(
+    model: nn.Module,
+    centre: Tensor,
+    y: Tensor,
+    *,
+    direction: int,
+    eps: float,
+    norm: str,
+    n_samples: int,
+    steps: int,
+    step_size: float,
+    average: str,
+    noise: bool,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """The point that one smoothed epoch reaches from `centre`: direction -1 descends the loss, +1 ascends it.
+
+    average "points": n_samples noisy starts take `steps` projected steps each, their end points are averaged (the
+    published results). "gradients": one walk along the mean gradient of the noisy copies (Eq. 5). Without `noise`
+    there is one copy, at the centre itself (rows 'N/A' of Tables XIII and XIV).
+    """
+    n = n_samples if noise else 1
+    rows = compute_rows(n, centre.shape[2], centre.shape[3], centre.device)
+    group = max(1, rows // n)
+    reached = torch.empty_like(centre)
+    for start in range(0, len(centre), group):
+        piece = slice(start, start + group)
+        c = centre[piece]
+        count, image = len(c), c.shape[1:]
+        if noise:
+            offsets = random_offsets((n, *image), eps, norm, generators[piece]).to(c).flatten(0, 1)
+        else:
+            offsets = torch.zeros_like(c)
+        labels = y[piece].repeat_interleave(n, 0)
+
+        def gradients(z: Tensor, labels: Tensor = labels) -> Tensor:
+            return in_pieces(lambda a, b: input_gradient(model, a, b), z, labels, rows)
+
+        if average == "points":
+            centres = c.repeat_interleave(n, 0)
+            z = (centres + offsets).clamp(0, 1)
+            for _ in range(steps):
+                z = project(z + direction * step(gradients(z), step_size, norm), centres, eps, norm)
+            reached[piece] = z.view(count, n, *image).mean(1)
+        else:
+            z = c
+            for _ in range(steps):
+                copies = (z.repeat_interleave(n, 0) + offsets).clamp(0, 1)
+                mean = gradients(copies).view(count, n, *image).mean(1)
+                z = project(z + direction * step(mean, step_size, norm), c, eps, norm)
+            reached[piece] = z
+    return reached
