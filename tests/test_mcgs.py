@@ -157,8 +157,13 @@ def test_soft_labels_of_one_class_are_hard_labels() -> None:
 
 
 def test_prepared_model_has_the_same_gradients() -> None:
-    for name, arguments in (("preact_resnet18", {"width": 8}), ("wide_resnet", {"width": 1}), ("resnet18", {"width": 8}),
-                            ("resnext", {"widths": [16, 32], "depths": [1, 1], "group_width": 4})):  # fmt: skip
+    shapes: dict[str, dict[str, object]] = {
+        "preact_resnet18": {"width": 8},
+        "wide_resnet": {"width": 1},
+        "resnet18": {"width": 8},
+        "resnext": {"widths": [16, 32], "depths": [1, 1], "group_width": 4},
+    }
+    for name, arguments in shapes.items():
         torch.manual_seed(0)
         model = build(name, {"num_classes": 5, **arguments}).train()
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """The contract at the door: images, labels, budgets and models are checked here, each failure one clear line."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,22 +31,25 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise InputError(f"{name} ranges over [{low:.3g}, {high:.3g}], not [0, 1]: {hint}")
 
 
-def check_labels(y: Tensor, batch: int) -> None:
-    """y must be integer labels (B,) or soft labels (B, K): rows of probabilities."""
-    if y.ndim == 1 and not y.is_floating_point() and len(y) == batch:
-        return
-    if y.ndim == 2 and y.is_floating_point() and len(y) == batch:
-        return
-    raise InputError(
-        f"y is {y.dtype} of shape {tuple(y.shape)}: pass integer labels ({batch},) or probabilities ({batch}, classes)"
+def check_labels(y: Tensor, batch: int, *, soft: bool = True) -> None:
+    """y must be int64 labels (B,) or, where `soft` ones fit, float32 labels (B, K): rows of probabilities."""
+    wanted = f"integer labels ({batch},) as int64" + (
+        f" or probabilities ({batch}, classes) as float32" if soft else ""
     )
+    if not isinstance(y, Tensor):
+        raise InputError(f"y is a {type(y).__name__}: pass {wanted}")
+    if y.dtype == torch.int64 and y.shape == (batch,):
+        return
+    if soft and y.dtype == torch.float32 and y.ndim == 2 and len(y) == batch:
+        return
+    raise InputError(f"y is {y.dtype} of shape {tuple(y.shape)}: pass {wanted}")
 
 
 def check_eps(eps: float, norm: str = "Linf") -> None:
     """eps must be a positive length in [0, 1] units; UsageError with the likely meaning otherwise."""
     check_norm(norm)
-    if not eps > 0:
-        raise UsageError(f"eps is {eps:g}: the budget must be positive, for example 8/255")
+    if not 0 < eps < math.inf:
+        raise UsageError(f"eps is {eps:g}: the budget must be positive and finite, for example 8/255")
     if norm == "Linf" and eps >= 1:
         raise UsageError(f"eps is {eps:g}, but images are in [0, 1]: did you mean {eps:g}/255?")
 

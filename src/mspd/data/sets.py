@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mspd.errors import ImageError, UsageError
@@ -43,9 +43,13 @@ def _find(root: Path, split: str) -> Path:
         for candidate in (root / f"{name}.parquet", root / name):
             if candidate.exists():
                 return candidate
-    if root.is_dir() and split == "train" and any(child.is_dir() for child in root.iterdir()):
+    if root.is_dir() and split == "train" and _class_folders(root):
         return root
     raise UsageError(f"{root}: no {split} set here; expected {names[0]}.parquet, or a folder with a sub-folder a class")
+
+
+def _class_folders(source: Path) -> list[Path]:
+    return sorted(child for child in source.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def class_names(root: str | Path, split: str = "test") -> tuple[str, ...]:
@@ -57,7 +61,7 @@ def class_names(root: str | Path, split: str = "test") -> tuple[str, ...]:
             return tuple(row["name"].split(",")[0] for row in csv.DictReader(file, delimiter="\t"))
     source = _find(root, split)
     if source.is_dir():
-        return tuple(sorted(child.name for child in source.iterdir() if child.is_dir()))
+        return tuple(folder.name for folder in _class_folders(source))
     return CIFAR10 if "cifar10" in root.name.lower() else ()
 
 
@@ -66,16 +70,24 @@ def records(root: str | Path, split: str = "test") -> Iterator[tuple[str, bytes,
     root = Path(root)
     source = _find(root, split)
     if source.is_dir():
-        for label, folder in enumerate(sorted(child for child in source.iterdir() if child.is_dir())):
-            for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES):
+        for label, folder in enumerate(_class_folders(source)):
+            pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+            if not pictures:
+                raise UsageError(f"{folder}: no pictures of this class; add some or remove the folder")
+            for path in pictures:
                 yield str(path.relative_to(source)), path.read_bytes(), label
         return
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise UsageError("reading parquet files needs pyarrow: pip install 'mspd[train]'") from error
-    table = parquet.ParquetFile(source)
+    try:
+        table = parquet.ParquetFile(source)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{source}: not a readable parquet file; get it again") from error
     column = "img" if "img" in table.schema_arrow.names else "image"
+    if not {column, "label"} <= set(table.schema_arrow.names):
+        raise UsageError(f"{source}: the columns must be 'image' (or 'img') and 'label'")
     for batch in table.iter_batches(batch_size=1024, columns=[column, "label"]):
         for row in batch.to_pylist():
             yield row[column]["path"] or "", row[column]["bytes"], int(row["label"])
@@ -100,8 +112,8 @@ def load(root: str | Path, split: str = "test", *, size: int | None = None, limi
             break
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise ImageError(f"{root}: {name} cannot be read as a picture ({error})") from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ImageError(f"{root}: {name} cannot be read as a picture; remove it or get it again") from error
         side = size or image.size[0]
         array = torch.from_numpy(np.array(_square(image, side)))
         if images and array.shape[0] != images[0].shape[1]:

@@ -51,11 +51,12 @@ class Depthwise(torch.autograd.Function):
             x_gradient = F.conv2d(spread, weight.flip(2, 3), None, 1, edge, 1, weight.shape[0])
         if ctx.needs_input_grad[1]:
             weight_gradient = torch.empty_like(weight)
+            wide = torch.promote_types(weight.dtype, torch.float32)
             padded = F.pad(x, (pad,) * 4)
             for i in range(kernel):
                 for j in range(kernel):
                     window = padded[:, :, i : i + rows : stride, j : j + columns : stride]
-                    weight_gradient[:, 0, i, j] = (window * gradient).sum((0, 2, 3), dtype=torch.float32)
+                    weight_gradient[:, 0, i, j] = (window * gradient).sum((0, 2, 3), dtype=wide)
         return x_gradient, weight_gradient, None, None
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from mspd.errors import UsageError, WeightsError
 from mspd.models.registry import build
 
 WEIGHTS = Path(__file__).parent / "weights"
+#: what a card must say, for a model to be built and used
+FIELDS = {"architecture": str, "arguments": dict, "classes": list, "sha256": str}
 
 
 def list_models() -> list[str]:
@@ -36,19 +39,16 @@ def load_model(name: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     """
     path = _locate(name)
     card = _read_card(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    data = _read(path)
     _refuse_foreign(path, data)
     digest = hashlib.sha256(data).hexdigest()
-    if digest != card.get("sha256"):
+    if digest != card["sha256"]:
         raise WeightsError(f"{path}: sha256 differs from its card's: the file is damaged; copy or install it again")
     try:
         tensors = load_tensors(data)
         model = build(card["architecture"], card["arguments"])
         missing, unexpected = model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{path}: not the weights that its card describes ({str(error).splitlines()[0]})") from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
@@ -62,15 +62,27 @@ def save_model(model: nn.Module, path: str | Path, card: dict[str, Any]) -> None
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     data = save_tensors(state)
     card = {**card, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, data)
     _replace(path.with_suffix(".json"), (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); check its access rights") from error
 
 
 def _locate(name: str | Path) -> Path:
@@ -89,12 +101,16 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(card.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        _refuse_foreign(path, path.read_bytes()[:512])
+        _refuse_foreign(path, _read(path))
         raise WeightsError(f"{path}: its card {card.name} is missing; keep both files together") from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{card}: not a model card ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{card}: not a model card ({reason}); get the model's files again") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{card}: not a model card")
+        raise WeightsError(f"{card}: not a model card; get the model's files again")
+    for field, kind in FIELDS.items():
+        if not isinstance(content.get(field), kind):
+            raise WeightsError(f"{card}: {field!r} is missing or malformed; get the model's files again")
     return content
 
 

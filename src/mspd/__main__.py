@@ -1,0 +1,5 @@
+"""`python -m mspd` is the command line."""
+
+from mspd.cli import main
+
+main()

@@ -1,0 +1,257 @@
+"""The command line: parse, call, print. Exit codes: 0 fine, 1 something failed, 2 wrong usage."""
+
+import io
+import json
+import os
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mspd.errors import MspdError, UsageError, WeightsError
+
+app = typer.Typer(
+    name="mspd",
+    help="Protect pictures before they are published, so that robust classifiers keep reading them correctly under "
+    "attack. It helps against robust (adversarially trained) models; ordinary models gain almost nothing, and it does "
+    "not stop training, style mimicry or face search.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+PresetOption = Annotated[str, typer.Option(help="photo, or cifar10 for 32-pixel images.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes. Keep it private.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def number(text: str) -> float:
+    """ "8/255" or "0.03" as a float; UsageError otherwise."""
+    try:
+        above, _, below = text.partition("/")
+        return float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"eps is {text!r}: write a number or a fraction, for example 8/255") from error
+
+
+@app.command()
+def protect(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output file, or folder.")] = None,
+    preset: PresetOption = "photo",
+    eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
+    seed: SeedOption = 0,
+    n_samples: Annotated[int | None, typer.Option(min=1, help="Noisy copies an epoch; the paper's N is 20.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="png (lossless), tif, jpg or webp.")] = "png",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
+    report: Annotated[Path | None, typer.Option(help="Rows of the run as JSON Lines; keep it private.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write protected copies; the originals are never touched. A folder run resumes after a kill."""
+    from mspd.batch import beside, plan, run
+    from mspd.images import SUFFIXES
+    from mspd.protector import Protector
+
+    suffix = "." + format.lower().lstrip(".")
+    if suffix not in SUFFIXES:
+        raise UsageError(f"unknown format {format!r}: use png, tif, jpg, webp or bmp")
+    jobs = plan(pictures, out, suffix=suffix)
+    folder = next((p for p in pictures if p.is_dir()), None)
+    if report is None and folder is not None:
+        report = beside(out or beside(folder, ".protected"), ".report.jsonl")
+    budget = None if eps is None else number(eps)
+    protector = Protector(preset, eps=budget, n_samples=n_samples, backbone=backbone, device=device)
+    rows: list[dict[str, Any]] = []
+    with _progress() as progress:
+        task = progress.add_task("protecting", total=len(jobs))
+        for row in run(protector, jobs, report=report, seed=seed, quality=quality):
+            rows.append(row)
+            progress.update(task, advance=1)
+            if row["status"] == "failed":
+                _complain(row["error"])
+    _protection_table(rows)
+    if report is not None:
+        console.print(f"report: {report}")
+    if any(row["status"] == "failed" for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    original: Annotated[Path, typer.Argument(help="The picture as it was.")],
+    protected: Annotated[Path, typer.Argument(help="Its protected copy.")],
+    preset: PresetOption = "photo",
+    seed: SeedOption = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Attack both on robust models that the defence never saw, and say whether the protection helps."""
+    from mspd.verify import Verifier
+
+    result = Verifier(preset, device=device)(original, protected, seed=seed)
+    if as_json:
+        print(json.dumps(result.row(), indent=2, ensure_ascii=False))
+        return
+    console.print(f"label: {result.label} ({result.confidence:.0%} sure)")
+    for target in result.targets:
+        table = Table(title=f"target {target.target}", title_justify="left")
+        for column in ("version", "reads, not attacked", "breaks at", "2/255", "4/255", "8/255"):
+            table.add_column(column)
+        for key, reading in vars(target).items():
+            if key == "target":
+                continue
+            breaks = "> 32/255" if reading.breaks_at is None else f"{reading.breaks_at:g}/255"
+            holds = ("holds" if reading.survives[f"{m}/255"] else "-" for m in (2, 4, 8))
+            table.add_row(
+                key.replace("_jpeg", ", JPEG 75").replace("_half", ", half size"), reading.prediction, breaks, *holds
+            )
+        console.print(table)
+    console.print(
+        f"{result.verdict}: under attack the label's lead changes by {result.gain:+.2f} logits "
+        f"(after JPEG 75 {result.gain_jpeg:+.2f}, at half size {result.gain_half:+.2f}); "
+        f"largest difference {result.linf}/255",
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name; 'mspd train list' shows them.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with train and test pictures.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Weight file to write (.safetensors).")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training; another seed gives another backbone.")
+    ] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+) -> None:
+    """Train a model by a recipe, on the pictures of the paper's data sets or on your own."""
+    from mspd.training import get_recipe, list_recipes
+    from mspd.training import train as run_training
+
+    if recipe == "list":
+        for name in list_recipes():
+            console.print(name)
+        return
+    chosen = get_recipe(recipe)
+    if data is None or out is None:
+        raise UsageError("say which pictures (--data DIR) and which file to write (--out FILE.safetensors)")
+    if out.suffix != ".safetensors":
+        raise UsageError(f"{out}: the weight file must end in .safetensors")
+    if out.exists():
+        raise WeightsError(f"{out}: already exists; choose another file or remove it first")
+    command = shlex.join(["mspd", *sys.argv[1:]])
+    card = run_training(chosen, data, out, seed=seed, epochs=epochs, command=command)
+    console.print(f"{out}: clean accuracy {card['clean_acc']:.1%}, PGD-20 accuracy {card['pgd20_acc']:.1%}")
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models, from their cards."""
+    from mspd.models import card_of, list_models
+
+    table = Table()
+    table.add_column("model", no_wrap=True)
+    for column in ("data", "trained", "clean", "PGD-20", "MB"):
+        table.add_column(column)
+    for name in list_models():
+        card = card_of(name)
+        robust = f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
+        size = f"{card['bytes'] / 1e6:.1f}"
+        table.add_row(name, card["dataset"], card["training"], f"{card['clean_acc']:.1%}", robust, size)
+    console.print(table)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets and their settings."""
+    from mspd.presets import PRESETS
+
+    table = Table()
+    table.add_column("preset")
+    table.add_column("settings")
+    for name, preset in PRESETS.items():
+        settings = {**asdict(preset), "eps": f"{preset.eps * 255:g}/255"}
+        del settings["name"]
+        table.add_row(name, "\n".join(f"{key} = {value}" for key, value in settings.items()))
+    console.print(table)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+
+
+def _protection_table(rows: list[dict[str, Any]], most: int = 40) -> None:
+    table = Table()
+    for column in ("picture", "label", "sure", "moved", "SSIM", "PSNR", "seconds"):
+        table.add_column(column, overflow="fold")
+    for row in rows[:most]:
+        if row["status"] == "failed":
+            table.add_row(row["id"], "failed", "", "", "", "", "")
+            continue
+        moved = f"{row['linf']} of {row['eps'] * 255:g}"
+        sure = f"{row['confidence']:.0%}" + (" (low)" if row["confidence"] < 0.5 else "")
+        seconds = "done before" if row["status"] == "skipped" else f"{row['seconds']:.2f}"
+        psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
+        table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
+    console.print(table)
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("done", "skipped", "failed")}
+    written = [row["output"] for row in rows if row["status"] != "failed"]
+    if written:
+        console.print(f"written: {written[0] if len(rows) == 1 else os.path.commonpath(written)}")
+    if len(rows) > 1:
+        left = f" (first {most} shown)" if len(rows) > most else ""
+        console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr."""
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
+        code = app(args=None if sys.argv[1:] else ["--help"], prog_name="mspd", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except MspdError as error:
+        _complain(error)
+        code = 2 if isinstance(error, UsageError) else 1
+    except (OSError, MemoryError) as error:
+        name = getattr(error, "filename", None)
+        _complain(f"{'' if name is None else f'{name}: '}{getattr(error, 'strerror', None) or 'out of memory'}")
+        code = 1
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _complain(f"{error.format_message().rstrip('.')}; see {_command(error)} --help")  # typer: wrong usage
+        code = 2
+    if code == 130:
+        _complain("stopped; finished files are kept, the same command goes on from there")
+    sys.exit(code)
+
+
+def _command(error: Exception) -> str:
+    return str(getattr(getattr(error, "ctx", None), "command_path", "mspd"))
+
+
+def _complain(error: object) -> None:
+    """One line on stderr, whatever the names in it contain."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
+    errors.print(f"mspd: {line}")

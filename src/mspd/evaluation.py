@@ -1,0 +1,89 @@
+"""How many images does a target read correctly, before and after an attack?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mspd.attacks import ATTACKS
+from mspd.errors import UsageError
+from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
+from mspd.metrics import wilson
+from mspd.smoothing import in_pieces, prepare
+
+#: images of one network call; fixed, so that an image's verdict does not depend on how many there are
+ROWS = 50
+
+
+@dataclass(frozen=True)
+class Report:
+    """Fractions over all n images; an image that is wrong before the attack counts as not robust.
+
+    `per_image` holds two boolean tensors (n,): "clean" and "robust". The intervals are Wilson's, 95 %.
+    """
+
+    attack: str
+    eps: float
+    norm: str
+    seed: int
+    n: int
+    clean_acc: float
+    robust_acc: float
+    clean_interval: tuple[float, float]
+    robust_interval: tuple[float, float]
+    per_image: dict[str, Tensor]
+
+
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Predicted classes (B,) of x (B, C, H, W), in float32 and fixed pieces."""
+    with torch.no_grad(), eval_mode(model):
+        return in_pieces(lambda piece, _: model(piece).argmax(1), x, torch.zeros(len(x), device=x.device), ROWS)
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: str | Callable[..., Tensor] = "pgd",
+    eps: float,
+    norm: str = "Linf",
+    seed: int = 0,
+    fast: bool = False,
+    **params: Any,
+) -> Report:
+    """Attack `model` around x (B, C, H, W) in [0, 1] with true labels y (B,), the budget `eps` being around x itself.
+
+    `attack` is a name or any function of the same shape, `params` go to it. Images that are wrong before the attack
+    are not attacked. fast=True takes the attack's gradients from `smoothing.prepare(model)` (bfloat16 where the device
+    has it); the verdict is always the model's own in float32.
+    """
+    check_images(x)
+    check_labels(y, len(x), soft=False)
+    check_eps(eps, norm)
+    if isinstance(attack, str) and attack not in ATTACKS:
+        raise UsageError(f"unknown attack {attack!r}: choose one of {', '.join(ATTACKS)}")
+    run = ATTACKS[attack] if isinstance(attack, str) else attack
+    with torch.no_grad(), eval_mode(model):
+        check_logits(model(x[:1]), y[:1])
+    generator = torch.Generator().manual_seed(seed)
+    source = prepare(model) if fast else model
+
+    def attacked(piece: Tensor, labels: Tensor) -> Tensor:
+        x_adv = run(source, piece, labels, eps=eps, norm=norm, generator=generator, **params)
+        with torch.no_grad(), eval_mode(model):
+            return torch.as_tensor(model(x_adv).argmax(1) == labels)
+
+    clean = predict(model, x) == y
+    robust = clean.clone()
+    if bool(clean.any()):
+        robust[clean] = in_pieces(attacked, x[clean], y[clean], ROWS)
+    n, right, held = len(x), int(clean.sum()), int(robust.sum())
+    return Report(
+        attack=attack if isinstance(attack, str) else getattr(attack, "__name__", repr(attack)),
+        eps=eps, norm=norm, seed=seed, n=n, clean_acc=right / n, robust_acc=held / n,
+        clean_interval=wilson(right, n), robust_interval=wilson(held, n),
+        per_image={"clean": clean.cpu(), "robust": robust.cpu()},
+    )  # fmt: skip

@@ -1,0 +1,38 @@
+"""The presets: which models, which budget, which settings of MCGS."""
+
+from dataclasses import dataclass
+
+from mspd.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`classifier` gives the label, `backbone` the gradient; `targets` are robust models that neither has seen, on
+    which `verify` measures. `size` is the shorter side, in pixels, at which all of them work; `eps` the Linf budget;
+    `n_samples` the noisy copies of `protect` (the paper's N is 20); `soft_labels` how many classes the label keeps
+    (0: the single best)."""
+
+    name: str
+    classifier: str
+    backbone: str
+    targets: tuple[str, ...]
+    size: int
+    eps: float
+    n_samples: int
+    soft_labels: int
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("cifar10", "resnext-cifar10", "prn18-cifar10", ("wrn16-2-cifar10", "rn18-cifar10"), 32, 8 / 255, 20, 0),
+        Preset("photo", "effnet-lite0-photo", "prn18-photo", ("wrn16-2-photo",), 64, 4 / 255, 20, 5),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called `name`; UsageError lists the known ones."""
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,196 @@
+"""The whole method: label, defend, quantise; for tensors and for files."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mspd import images
+from mspd.defenses import mcgs
+from mspd.errors import UsageError
+from mspd.guard import check_eps, check_images, check_labels, eval_mode
+from mspd.models import card_of, load_model
+from mspd.models.view import add, down, native_size, view
+from mspd.presets import Preset, get_preset
+from mspd.smoothing import compute_rows, in_pieces, prepare
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto" takes CUDA, then Apple's MPS, then the CPU; UsageError when a named device is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f"device {name!r} is not available here: use auto, cpu, cuda or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda or mps")
+    return device
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What `protect` did to one file. `linf` in grey levels of the written file, `seconds` of compute, without
+    decoding and encoding."""
+
+    source: str
+    output: str
+    label: str
+    confidence: float
+    eps: float
+    linf: int
+    ssim: float
+    psnr: float
+    lossy: bool
+    seed: int
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """The fields for JSON, which has no infinity: the PSNR of an unchanged picture is None."""
+        return {**asdict(self), "psnr": self.psnr if math.isfinite(self.psnr) else None}
+
+
+class Protector:
+    """Loaded models and settings of one preset; call it with tensors, or `protect_file` with paths.
+
+    preset: "photo", "cifar10" or a `Preset`. `eps`, `n_samples`, `soft_labels` replace the preset's; `backbone` is
+    another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits). `average` and
+    `epochs` go to `mcgs`.
+    """
+
+    def __init__(
+        self,
+        preset: str | Preset = "photo",
+        *,
+        eps: float | None = None,
+        n_samples: int | None = None,
+        soft_labels: int | None = None,
+        backbone: str | Path | nn.Module | None = None,
+        device: str = "auto",
+    ) -> None:
+        settings = get_preset(preset) if isinstance(preset, str) else preset
+        changes: dict[str, Any] = {"eps": eps, "n_samples": n_samples, "soft_labels": soft_labels}
+        self.settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
+        check_eps(self.settings.eps)
+        if self.settings.eps * 255 < 1 - 1e-4:
+            raise UsageError(f"eps is {self.settings.eps:g}, less than a grey level of 8-bit pictures: at least 1/255")
+        self.device = pick_device(device)
+        card = card_of(self.settings.classifier)
+        self.classes: list[str] = card["classes"]
+        self.checksums = [card["sha256"]]
+        self.classifier = load_model(self.settings.classifier, self.device)
+        chosen = self.settings.backbone if backbone is None else backbone
+        if isinstance(chosen, nn.Module):
+            network = chosen
+        else:
+            network = load_model(chosen, self.device)
+            self._check_classes(chosen)
+            self.checksums.append(card_of(chosen)["sha256"])
+        self.backbone = prepare(network.to(self.device))
+
+    def _check_classes(self, backbone: str | Path) -> None:
+        theirs, ours = card_of(backbone)["classes"], self.classes
+        if theirs == ours:
+            return
+        if len(theirs) == len(ours):
+            first = next(i for i in range(len(ours)) if theirs[i] != ours[i])
+            differ = f"class {first} is {theirs[first]!r}, the classifier's is {ours[first]!r}"
+        else:
+            differ = f"{len(theirs)} classes, the classifier has {len(ours)}"
+        name = self.settings.classifier
+        raise UsageError(f"backbone {backbone}: {differ}; choose one with the classes of {name}, or another preset")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the result of a picture, with the checksums of the weights."""
+        return {**asdict(self.settings), "weights": self.checksums}
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], at the classifier's size."""
+        size = self.settings.size
+
+        def classify(piece: Tensor, _: Tensor) -> Tensor:
+            square = down(piece.expand(-1, 3, -1, -1), (size, size))
+            logits: Tensor = self.classifier(square)
+            return logits.softmax(1)
+
+        with torch.no_grad(), eval_mode(self.classifier):
+            rows = compute_rows(1, size, size, self.device)
+            return in_pieces(classify, x, torch.zeros(len(x), device=x.device), rows)
+
+    def labels(self, probabilities: Tensor) -> Tensor:
+        """What the defence aims at: the best class (B,), or with soft labels the best k renormalised, (B, K)."""
+        k = self.settings.soft_labels
+        if k == 0:
+            return probabilities.argmax(1)
+        top = probabilities.topk(min(k, probabilities.shape[1]), dim=1)
+        kept = torch.zeros_like(probabilities).scatter(1, top.indices, top.values)
+        return kept / kept.sum(1, keepdim=True)
+
+    def defend(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """MCGS with this protector's backbone and settings; float result, not on the 8-bit grid."""
+        generator = torch.Generator().manual_seed(seed)
+        s = self.settings
+        return mcgs(self.backbone, x, y, eps=s.eps, generator=generator, n_samples=s.n_samples)
+
+    def __call__(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0) -> Tensor:
+        """Protect a batch: x (B, C, H, W) in [0, 1] at the preset's size gives x_def on the 8-bit grid, on x's device,
+        in float32 (float64 for a float64 x).
+
+        y: labels (B,) or probabilities (B, K) if known; the classifier's otherwise. The result of an image depends on
+        the image and the seed alone. Raises InputError for tensors outside the contract.
+        """
+        check_images(x)
+        if y is not None:
+            check_labels(y, len(x))
+        moved = x.to(self.device, torch.float32)
+        y = self.labels(self.probabilities(moved)) if y is None else y.to(self.device)
+        x_def = self.defend(moved, y, seed)
+        return images.quantise(x_def, moved, self.settings.eps).to(
+            x.device, torch.promote_types(x.dtype, torch.float32)
+        )
+
+    def protect_pixels(self, pixels: NDArray[np.uint8], *, seed: int = 0) -> tuple[NDArray[np.uint8], str, float]:
+        """Protect 8-bit pixels (H, W, C) of any size; returns the pixels, the label's name and its confidence.
+
+        The perturbation is computed on the view (shorter side = the preset's size) and only it is enlarged and added.
+        """
+        height, width, _ = pixels.shape
+        eps = self.settings.eps
+        native = native_size(height, width, self.settings.size)
+        x = view(pixels, native).to(self.device)
+        probabilities = self.probabilities(x)
+        x_def = self.defend(x, self.labels(probabilities), seed)
+        confidence, index = probabilities[0].max(0)
+        return add(pixels, (x_def - x).cpu(), int(eps * 255 + 1e-4)), self.classes[int(index)], float(confidence)
+
+    def protect_file(self, source: str | Path, out: str | Path, *, seed: int = 0, quality: int = 95) -> Protection:
+        """Protect the picture `source` and write it to `out`, whose suffix gives the format; neither is overwritten.
+
+        The written file is decoded again and checked against the budget; ImageError, and no file, when it fails.
+        """
+        picture = images.read(Path(source))
+        started = time.perf_counter()
+        pixels, label, confidence = self.protect_pixels(picture.pixels, seed=seed)
+        seconds = time.perf_counter() - started
+        check = images.save(picture, pixels, Path(out), eps=self.settings.eps, quality=quality)
+        return Protection(
+            source=str(source), output=str(out), label=label, confidence=round(confidence, 4), eps=self.settings.eps,
+            linf=check.linf, ssim=round(check.ssim, 5), psnr=round(check.psnr, 2), lossy=check.lossy, seed=seed,
+            seconds=round(seconds, 3),
+        )  # fmt: skip
+
+
+def protect(source: str | Path, out: str | Path | None = None, *, preset: str = "photo", seed: int = 0) -> Protection:
+    """Protect one file with a preset; `out` is `NAME.protected.png` beside it unless given."""
+    source = Path(source)
+    target = Path(out) if out is not None else source.with_name(source.stem + ".protected.png")
+    return Protector(preset).protect_file(source, target, seed=seed)

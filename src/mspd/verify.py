@@ -1,0 +1,180 @@
+"""Does this protected file help? Measured on robust models that the defence never saw."""
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mspd import images
+from mspd.attacks import pgd
+from mspd.errors import ImageError
+from mspd.models import card_of, load_model
+from mspd.models.view import native_size, view
+from mspd.objectives import margin
+from mspd.presets import get_preset
+from mspd.protector import Protector
+from mspd.smoothing import prepare
+
+#: an attacked margin (in logits) that grows by less than this, averaged over the targets, is called no effect
+THRESHOLD = 0.25
+LARGEST_EPS = 32 / 255
+BISECTIONS = 7
+LONGEST_JPEG = 65_500
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one target reads one version of the picture. `breaks_at` is the smallest PGD-20 budget (in 1/255) found to
+    change the label, 0 when the label is not read even without attack, None when no budget up to 32/255 changes it;
+    `survives` tells it for several budgets; `margin` is the label's lead in logits under attack at the preset's eps."""
+
+    prediction: str
+    breaks_at: float | None
+    survives: dict[str, bool]
+    margin: float
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """One target, the original and the protected picture: as they are, after JPEG 75, at half the size."""
+
+    target: str
+    original: Reading
+    protected: Reading
+    original_jpeg: Reading
+    protected_jpeg: Reading
+    original_half: Reading
+    protected_half: Reading
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`gain` is the mean growth of the attacked margin; the verdict compares it with a threshold that unprotected
+    copies and noise of the same budget stay below. `gain_jpeg` and `gain_half` are the same after recompression."""
+
+    original: str
+    protected: str
+    label: str
+    confidence: float
+    linf: int
+    verdict: str
+    gain: float
+    gain_jpeg: float
+    gain_half: float
+    targets: list[TargetResult]
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def jpeg(pixels: NDArray[np.uint8], quality: int = 75) -> NDArray[np.uint8]:
+    """(H, W, C) pixels after a JPEG round trip with Pillow's default chroma subsampling."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer)).reshape(pixels.shape)
+
+
+def half(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) pixels at half the size, as a site would make them (Lanczos)."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    size = (max(1, image.width // 2), max(1, image.height // 2))
+    resized = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    return resized.reshape(*resized.shape[:2], pixels.shape[2])
+
+
+def smallest_eps(model: torch.nn.Module, x: Tensor, y: Tensor, seed: int) -> float | None:
+    """The smallest PGD-20 budget that changes the label of one image x (1, C, H, W), by bisection; None if none."""
+
+    def holds(eps: float) -> bool:
+        x_adv = pgd(model, x, y, eps=eps, generator=torch.Generator().manual_seed(seed))
+        return float(margin(model(x_adv), y)) < 0
+
+    with torch.no_grad():
+        if float(margin(model(x), y)) >= 0:
+            return 0.0
+    low, high = 0.0, LARGEST_EPS
+    if holds(high):
+        return None
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return high
+
+
+class Verifier:
+    """The classifier that names the label, and the preset's unseen robust targets, loaded once."""
+
+    def __init__(self, preset: str = "photo", *, device: str = "auto") -> None:
+        self.preset = get_preset(preset)
+        self.protector = Protector(preset, device=device)
+        names = self.preset.targets
+        self.classes = {name: card_of(name)["classes"] for name in names}
+        self.targets = {name: prepare(load_model(name, self.protector.device), dtype=torch.float32) for name in names}
+
+    def label(self, pixels: NDArray[np.uint8]) -> tuple[int, float]:
+        """The classifier's best class for pixels (H, W, C), and how sure it is."""
+        confidence, label = self.protector.probabilities(self._view(pixels))[0].max(0)
+        return int(label), float(confidence)
+
+    def attacked_margin(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> float:
+        """The label's lead over the next class, in logits of `target`, under PGD-20 at the preset's eps."""
+        model, x, y = self.targets[target], self._view(pixels), torch.tensor([label], device=self.protector.device)
+        x_adv = pgd(model, x, y, eps=self.preset.eps, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            return -float(margin(model(x_adv), y))
+
+    def read(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> Reading:
+        """One target's reading of pixels (H, W, C); see `Reading`."""
+        model, x, y = self.targets[target], self._view(pixels), torch.tensor([label], device=self.protector.device)
+        with torch.no_grad():
+            prediction = self.classes[target][int(model(x).argmax())]
+        breaks = smallest_eps(model, x, y, seed)
+        grey = None if breaks is None else round(breaks * 255, 2)
+        survives = {f"{m}/255": grey is None or grey > m for m in (1, 2, 4, 8, 16)}
+        return Reading(prediction, grey, survives, round(self.attacked_margin(target, pixels, label, seed), 3))
+
+    def _view(self, pixels: NDArray[np.uint8]) -> Tensor:
+        native = native_size(pixels.shape[0], pixels.shape[1], self.preset.size)
+        return view(pixels, native).to(self.protector.device).expand(-1, 3, -1, -1)
+
+    def __call__(self, original: str | Path, protected: str | Path, *, seed: int = 0) -> Verification:
+        """Compare two files of the same picture. ImageError when they cannot be read or differ in size."""
+        before, after = images.read(Path(original)).pixels, images.read(Path(protected)).pixels
+        if before.shape[:2] != after.shape[:2]:
+            sizes = f"{before.shape[1]} x {before.shape[0]} and {after.shape[1]} x {after.shape[0]} pixels"
+            raise ImageError(f"{original} and {protected} differ in size ({sizes}): give a picture and its own copy")
+        if max(before.shape) > LONGEST_JPEG:
+            raise ImageError(f"{original}: longer than {LONGEST_JPEG} pixels, too long for JPEG; verify a smaller copy")
+        if before.shape[2] != after.shape[2]:
+            before, after = (np.repeat(p, 3, 2) if p.shape[2] == 1 else p for p in (before, after))
+        label, confidence = self.label(before)
+        pairs = ((before, after), (jpeg(before), jpeg(after)), (half(before), half(after)))
+        results = []
+        for name in self.targets:
+            readings = [self.read(name, pixels, label, seed) for pair in pairs for pixels in pair]
+            results.append(TargetResult(name, *readings))
+        gains = [
+            sum(getattr(r, a).margin - getattr(r, b).margin for r in results) / len(results)
+            for a, b in (
+                ("protected", "original"),
+                ("protected_jpeg", "original_jpeg"),
+                ("protected_half", "original_half"),
+            )
+        ]
+        return Verification(
+            original=str(original), protected=str(protected), label=self.protector.classes[label],
+            confidence=round(confidence, 4), linf=int(np.abs(before.astype(np.int16) - after).max()),
+            verdict="helps" if gains[0] >= THRESHOLD else "no effect",
+            gain=round(gains[0], 3), gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3), targets=results,
+        )  # fmt: skip
+
+
+def verify(original: str | Path, protected: str | Path, *, preset: str = "photo", seed: int = 0) -> Verification:
+    """Attack both files on the preset's unseen targets; see `Verification`."""
+    return Verifier(preset)(original, protected, seed=seed)

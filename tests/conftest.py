@@ -1,0 +1,45 @@
+"""Where the shared data sets are (tests that need them skip with a reason when they are absent), and a preset of tiny
+random networks for tests of all that is around the networks."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mspd.models import build, card_of, save_model
+from mspd.presets import PRESETS, Preset
+
+DATA = Path(os.environ.get("MSPD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip(f"no data sets in {DATA}; set MSPD_DATA to a folder with cifar10/ and tiny-imagenet-100/")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three random networks of 10 classes, as weight files."""
+    folder = tmp_path_factory.mktemp("weights")
+    arguments = {"num_classes": 10, "depth": 10, "width": 1}
+    files = {}
+    for seed, name in enumerate(("classifier", "backbone", "target")):
+        torch.manual_seed(seed)
+        card = {"architecture": "wide_resnet", "arguments": arguments, "classes": card_of("resnext-cifar10")["classes"]}
+        files[name] = folder / f"{name}.safetensors"
+        save_model(build("wide_resnet", arguments), files[name], card)
+    return files
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_weights: dict[str, Path]) -> Iterator[str]:
+    """A quick preset for this process: 16-pixel view, budget 8/255, one noisy copy."""
+    names = {name: str(path) for name, path in tiny_weights.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        preset = Preset("tiny", names["classifier"], names["backbone"], (names["target"],), 16, 8 / 255, 1, 0)
+        patch.setitem(PRESETS, "tiny", preset)
+        yield "tiny"

@@ -1,0 +1,242 @@
+"""PGD by closed forms and invariants, and the counting of `evaluate`."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mspd import evaluate
+from mspd.attacks import pgd
+from mspd.errors import InputError, UsageError
+from mspd.models import build
+from mspd.objectives import cross_entropy
+
+
+class Plane(nn.Module):
+    """Two classes, logits w . (x - 1/2) and its negative: the loss of class 0 grows along -w everywhere."""
+
+    def __init__(self, shape: tuple[int, ...] = (3, 6, 6)) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = ((x - 0.5) * self.w).flatten(1).sum(1)
+        return torch.stack([score, -score], 1)
+
+
+class Brightness(nn.Module):
+    """Class 0 for dark images, class 1 for bright ones; the border is at one half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = 10 * (x.flatten(1).mean(1) - 0.5)
+        return torch.stack([-lead, lead], 1)
+
+
+def g(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int = 5, size: int = 16) -> Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), generator=g(1)).float() / 255
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build("wide_resnet", {"num_classes": 4, "depth": 10, "width": 1}).eval()
+
+
+# ---------------------------------------------------------------- PGD
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 8 / 255), ("L2", 0.5)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_inside_the_ball_deterministic_and_not_a_no_op(network: nn.Module, norm: str, eps: float, steps: int) -> None:
+    x, y = images(), torch.tensor([0, 1, 2, 3, 0])
+    before = x.clone()
+    x_adv = pgd(network, x, y, eps=eps, norm=norm, generator=g(), steps=steps)
+    delta = (x_adv - x).flatten(1)
+    length = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
+    assert bool((length <= eps * (1 + 1e-5)).all())
+    assert bool((length > 0.2 * eps).all())
+    assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
+    assert torch.equal(x, before)
+    assert torch.equal(x_adv, pgd(network, x, y, eps=eps, norm=norm, generator=g(), steps=steps))
+    assert not torch.equal(x_adv, pgd(network, x, y, eps=eps, norm=norm, generator=g(1), steps=steps))
+    with torch.no_grad():
+        assert float(cross_entropy(network(x_adv), y).mean()) > float(cross_entropy(network(x), y).mean()) + 1e-3
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 8 / 255), ("L2", 0.5)])
+def test_start_of_an_image_does_not_depend_on_the_batch(norm: str, eps: float) -> None:
+    x, y = images(6), torch.zeros(6, dtype=torch.long)
+
+    def call(index: Tensor) -> Tensor:
+        return pgd(Plane((3, 16, 16)), x[index], y[index], eps=eps, norm=norm, generator=g(3), steps=1, step_size=1e-9)
+
+    whole = call(torch.arange(6))
+    assert float((whole - x).abs().max()) > 0.1 * eps / (1 if norm == "Linf" else 30)
+    assert torch.allclose(whole.flip(0), call(torch.arange(5, -1, -1)), atol=1e-7)
+    assert torch.allclose(whole[[4]], call(torch.tensor([4])), atol=1e-7)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_linear_model_linf_reaches_the_corner(label: int) -> None:
+    model, x = Plane(), torch.full((2, 3, 6, 6), 0.5)
+    x_adv = pgd(model, x, torch.full((2,), label), eps=0.1, generator=g())
+    away = -1 if label == 0 else 1
+    assert torch.allclose(x_adv, x + away * 0.1 * model.w.sign(), atol=1e-6)
+    # At the edge of [0, 1] the corner is cut off.
+    white = torch.ones(1, 3, 6, 6)
+    x_adv = pgd(model, white, torch.tensor([label]), eps=0.1, generator=g())
+    assert torch.allclose(x_adv, (white + away * 0.1 * model.w.sign()).clamp(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_linear_model_l2_reaches_the_optimum(label: int) -> None:
+    model, x, eps = Plane(), torch.full((2, 3, 6, 6), 0.5), 0.3
+    y = torch.full((2,), label)
+    x_adv = pgd(model, x, y, eps=eps, norm="L2", generator=g(), steps=40)
+    with torch.no_grad():
+        reached = (model(x_adv) - model(x))[:, label]
+    best = -eps * float(model.w.detach().norm())
+    assert torch.allclose(reached, torch.full((2,), best), rtol=0.02)
+    assert bool((reached >= best * (1 + 1e-5)).all())
+
+
+def test_model_is_left_as_found(network: nn.Module) -> None:
+    model = build("wide_resnet", {"num_classes": 4, "depth": 10, "width": 1}).train()
+    model.bn.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    x, y = images(), torch.tensor([0, 1, 2, 3, 0])
+    pgd(model, x, y, eps=8 / 255, generator=g(), steps=2)
+    evaluate(model, x, y, eps=8 / 255, steps=2)
+    assert model.training
+    assert model.blocks.training
+    assert not model.bn.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "line"),
+    [
+        ({"eps": 0}, UsageError, "must be positive"),
+        ({"eps": 8}, UsageError, "did you mean 8/255?"),
+        ({"norm": "L1"}, UsageError, "use 'Linf' or 'L2'"),
+        ({"steps": 0}, UsageError, "at least 1"),
+        ({"x": torch.full((1, 3, 6, 6), 2.0)}, InputError, "divide by 255"),
+        ({"x": torch.zeros(3, 6, 6)}, InputError, "one image as x[None]"),
+        ({"y": torch.tensor([2])}, InputError, "label 2 is outside the model's 2 classes"),
+        ({"y": [0]}, InputError, "is a list"),
+        ({"model": nn.Sequential(Plane(), nn.Softmax(1))}, InputError, "without its softmax"),
+    ],
+)
+def test_bad_calls_say_what_is_wrong(change: dict[str, object], error: type[Exception], line: str) -> None:
+    call: dict[str, object] = {"model": Plane(), "x": torch.full((1, 3, 6, 6), 0.5), "y": torch.tensor([0])}
+    call |= {"eps": 8 / 255, **change}
+    arguments = [call.pop(name) for name in ("model", "x", "y")]
+    with pytest.raises(error) as caught:
+        pgd(*arguments, generator=g(), **call)  # type: ignore[arg-type]
+    assert line in str(caught.value)
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def grey(*values: float) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone()
+
+
+def test_counts_and_intervals() -> None:
+    """Dark images, class 0, border at .5, budget .1: right and far, right and near, wrong already."""
+    x, y = grey(0.2, 0.45, 0.55, 0.1), torch.tensor([0, 0, 0, 0])
+    report = evaluate(Brightness(), x, y, eps=0.1)
+    assert (report.attack, report.eps, report.norm, report.n) == ("pgd", 0.1, "Linf", 4)
+    assert (report.clean_acc, report.robust_acc) == (0.75, 0.5)
+    assert report.per_image["clean"].tolist() == [True, True, False, True]
+    assert report.per_image["robust"].tolist() == [True, False, False, True]
+    z, n, k = 1.959964, 4, 2  # Wilson
+    centre, half = (k + z * z / 2) / (n + z * z), z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    assert report.robust_interval == pytest.approx((centre - half, centre + half), abs=1e-4)
+    assert report.clean_interval[0] < 0.75 < report.clean_interval[1]
+    fast = evaluate(Brightness(), x, y, eps=0.1, fast=True)
+    assert torch.equal(fast.per_image["robust"], report.per_image["robust"])
+
+
+def test_image_that_is_wrong_before_is_not_robust() -> None:
+    """An attack that would make it right changes nothing."""
+
+    def help_it(model: nn.Module, x: Tensor, y: Tensor, **_: object) -> Tensor:
+        return torch.zeros_like(x)
+
+    report = evaluate(Brightness(), grey(0.9, 0.1), torch.tensor([0, 0]), attack=help_it, eps=0.5)
+    assert report.attack == "help_it"
+    assert (report.clean_acc, report.robust_acc) == (0.5, 0.5)
+    assert report.per_image["robust"].tolist() == [False, True]
+    none = evaluate(Brightness(), grey(0.9, 0.9), torch.tensor([0, 0]), eps=0.1)
+    assert (none.clean_acc, none.robust_acc) == (0, 0)
+    assert none.robust_interval[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_attack_gets_what_it_needs() -> None:
+    seen: dict[str, object] = {}
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> Tensor:
+        seen.update(options)
+        return x
+
+    report = evaluate(Brightness(), grey(0.1), torch.tensor([0]), attack=attack, eps=0.2, norm="L2", seed=7, strength=3)
+    generator = seen.pop("generator")
+    assert isinstance(generator, torch.Generator)
+    assert generator.initial_seed() == report.seed == 7
+    assert seen == {"eps": 0.2, "norm": "L2", "strength": 3}
+
+
+def test_number_of_images_changes_nothing(network: nn.Module) -> None:
+    x = images(60, 8)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    whole = evaluate(network, x, y, eps=0.5 / 255, steps=2)
+    parts = [evaluate(network, x[i], y[i], eps=0.5 / 255, steps=2) for i in torch.arange(60).split(13)]
+    assert whole.n == 60
+    assert whole.clean_acc == 1
+    assert torch.equal(whole.per_image["robust"], torch.cat([part.per_image["robust"] for part in parts]))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "line"),
+    [
+        (
+            lambda m, x, y: evaluate(m, x, y, eps=0.1, attack="fgsm"),
+            UsageError,
+            "unknown attack 'fgsm': choose one of pgd",
+        ),
+        (lambda m, x, y: evaluate(m, x, y, eps=8), UsageError, "did you mean 8/255?"),
+        (lambda m, x, y: evaluate(m, x * 255, y, eps=0.1), InputError, "divide by 255"),
+        (lambda m, x, y: evaluate(m, x, y[:1], eps=0.1), InputError, "pass integer labels (2,)"),
+        (lambda m, x, y: evaluate(m, x, y + 2, eps=0.1), InputError, "outside the model's 2 classes"),
+        (lambda m, x, y: evaluate(m, x, torch.eye(2)[y], eps=0.1), InputError, "pass integer labels (2,)"),
+        (
+            lambda m, x, y: evaluate(nn.Sequential(m, nn.Softmax(1)), x, y, eps=0.1),
+            InputError,
+            "the model returns probabilities: pass it without its softmax",
+        ),
+        (lambda m, x, y: evaluate(nn.Identity(), x, y, eps=0.1), InputError, "must return logits"),
+    ],
+)
+def test_bad_evaluations_say_what_is_wrong(
+    call: Callable[[nn.Module, Tensor, Tensor], object], error: type[Exception], line: str
+) -> None:
+    with pytest.raises(error) as caught:
+        call(Brightness(), grey(0.1, 0.2), torch.tensor([0, 0]))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)

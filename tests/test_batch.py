@@ -1,0 +1,446 @@
+"""Folder runs: one row a file, resumable after any kill, nothing of a stranger ever touched."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mspd.batch.local as local
+from mspd import Protector, images
+from mspd.batch import plan, run
+from mspd.errors import ImageError, MspdError, UsageError
+from mspd.protector import Protection
+
+ROW = {"id", "status", *Protection.__annotations__}
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (33, 40), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(40, 216, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def protector(tiny: str) -> Protector:
+    return Protector(tiny)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures in a tree, a broken one and a text file."""
+    root = tmp_path / "in"
+    picture(root / "a.png", 1)
+    picture(root / "deep" / "b.JPG", 2)
+    picture(root / "deep" / "er" / "c d é.bmp", 3, mode="L")
+    (root / "bad.png").write_bytes(b"not a picture")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are computed."""
+    seen: list[str] = []
+    real = Protector.protect_file
+
+    def counted(self: Protector, source: Path, out: Path, **options: int) -> Protection:
+        seen.append(Path(source).name)
+        return real(self, source, out, **options)
+
+    monkeypatch.setattr(Protector, "protect_file", counted)
+    return seen
+
+
+def go(
+    protector: Protector, source: Path, out: Path | None, report: Path | None = None, seed: int = 0
+) -> dict[str, dict[str, object]]:
+    return {row["id"]: row for row in run(protector, plan([source], out), report=report, seed=seed)}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def lines(report: Path) -> list[dict[str, object]]:
+    """The rows of a report, read as strictly as any JSON reader may."""
+
+    def strict(name: str) -> float:
+        raise AssertionError(f"{name} is not JSON")
+
+    return [json.loads(line, parse_constant=strict) for line in report.read_text(encoding="utf-8").splitlines()]
+
+
+# ---------------------------------------------------------------- what a run does
+
+
+def test_tree_is_kept_and_a_bad_file_is_a_row(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    before = files(folder)
+    out, report = tmp_path / "out", tmp_path / "report.jsonl"
+    rows = go(protector, folder, out, report)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a.png": "done", "bad.png": "failed", "deep/b.JPG": "done", "deep/er/c d é.bmp": "done",
+    }  # fmt: skip
+    assert str(folder / "bad.png") in str(rows["bad.png"]["error"])
+    assert set(files(out)) == {"a.png.png", "deep/b.JPG.png", "deep/er/c d é.bmp.png"}
+    assert files(folder) == before
+    for name in ("a.png", "deep/b.JPG", "deep/er/c d é.bmp"):
+        original, copy = images.read(folder / name).pixels, images.read(out / (name + ".png")).pixels
+        moved = np.abs(original.astype(int) - copy)
+        assert moved.max() <= 8
+        assert moved.any()
+
+
+def test_rows_of_the_report(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    go(protector, folder, tmp_path / "out", report)
+    first, *rows = lines(report)
+    settings = first.pop("settings")
+    assert first == {}
+    assert isinstance(settings, dict)
+    assert settings["seed"] == 0
+    assert settings["eps"] == 8 / 255
+    assert len(settings["weights"]) == 2
+    assert [(row["id"], row["status"]) for row in rows] == [
+        ("a.png", "started"), ("a.png", "done"), ("bad.png", "started"), ("bad.png", "failed"),
+        ("deep/b.JPG", "started"), ("deep/b.JPG", "done"),
+        ("deep/er/c d é.bmp", "started"), ("deep/er/c d é.bmp", "done"),
+    ]  # fmt: skip
+    for row in rows:
+        expected = {"started": {"id", "status"}, "failed": {"id", "status", "error"}, "done": ROW}
+        assert set(row) == expected[str(row["status"])]
+
+
+def test_one_file_and_several(protector: Protector, tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.jpeg", 2)
+    assert [job.output.name for job in plan([a], None)] == ["a.protected.png"]
+    assert [job.output.name for job in plan([a, b], None, suffix=".webp")] == ["a.protected.webp", "b.protected.webp"]
+    assert [job.output for job in plan([a], tmp_path / "x.tif")] == [tmp_path / "x.tif"]
+    assert [job.output for job in plan([a], tmp_path / "x")] == [tmp_path / "x" / "a.png.png"]
+    assert [job.output.name for job in plan([a, b], tmp_path / "x.d")] == ["a.png.png", "b.jpeg.png"]
+    assert next(job.output for job in plan([tmp_path], None)).parent == tmp_path.with_name(tmp_path.name + ".protected")
+
+
+def test_folder_named_by_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in" / "sub" / "a.png")
+    monkeypatch.chdir(tmp_path / "in")
+    assert plan([Path(".")], None)[0].output == tmp_path / "in.protected" / "sub" / "a.png.png"
+    monkeypatch.chdir(tmp_path / "in" / "sub")
+    assert plan([Path("..")], None)[0].output == tmp_path / "in.protected" / "sub" / "a.png.png"
+    assert local.beside(Path("."), ".report.jsonl") == tmp_path / "in" / "sub.report.jsonl"
+
+
+def test_two_folders_with_the_same_names_are_two_jobs(protector: Protector, tmp_path: Path, calls: list[str]) -> None:
+    for name in ("one", "two"):
+        picture(tmp_path / name / "a.png", len(name))
+    report = tmp_path / "r.jsonl"
+    jobs = plan([tmp_path / "one", tmp_path / "two"], None)
+    assert len({job.id for job in jobs}) == 2
+    for status, computed in (("done", 2), ("skipped", 2)):
+        assert [row["status"] for row in run(protector, jobs, report=report, seed=0)] == [status] * 2
+        assert len(calls) == computed
+
+
+def test_two_sources_of_one_output(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "x.png")
+    picture(tmp_path / "b" / "x.png")
+    with pytest.raises(UsageError, match=r"two files would be written to .*out.x\.png\.png"):
+        plan([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    with pytest.raises(UsageError, match=r"x\.protected\.png"):
+        plan([picture(tmp_path / "x.png"), picture(tmp_path / "x.jpg")], None)
+
+
+def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+    a = picture(tmp_path / "in" / "a.png")
+    with pytest.raises(UsageError, match="is a file; give a folder"):
+        plan([tmp_path / "in"], a)
+    with pytest.raises(UsageError, match=r"unknown picture format '\.gif'"):
+        plan([a], tmp_path / "a.gif")
+    with pytest.raises(UsageError, match="is the output folder, too"):
+        plan([tmp_path / "in"], tmp_path / "in" / ".." / "in")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no pictures in this folder"):
+        plan([tmp_path / "empty"], None)
+
+
+def test_output_folder_inside_the_input(
+    protector: Protector, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "in"
+    picture(root / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+    for source, out in ((Path("in"), Path("in/out")), (root, Path("in/out")), (Path("in"), root / "out")):
+        rows = go(protector, source, out, tmp_path / "r.jsonl")
+        assert list(rows) == ["a.png"]
+    assert calls == ["a.png"]
+    assert set(files(root)) == {"a.png", "out/a.png.png"}
+    # The output folder around the input is no reason to leave the input out.
+    assert [job.id for job in plan([root], tmp_path)] == ["a.png", "out/a.png.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links here")
+def test_symbolic_links(protector: Protector, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    original = picture(tmp_path / "elsewhere" / "o.png", 1)
+    root.mkdir()
+    (root / "link.png").symlink_to(original)
+    (root / "broken.png").symlink_to(tmp_path / "nothing.png")
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    rows = go(protector, root, tmp_path / "out")
+    assert {name: row["status"] for name, row in rows.items()} == {"link.png": "done"}
+    assert set(files(tmp_path / "out")) == {"link.png.png"}
+    # A broken link at an output is somebody's, too.
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out2" / "link.png.png").symlink_to(tmp_path / "nothing.png")
+    assert go(protector, root, tmp_path / "out2")["link.png"]["status"] == "failed"
+    assert not (tmp_path / "nothing.png").exists()
+
+
+ODD = ["-x.png", " a  b .png", "ünï código 猫.png", "[bold]x[-].PNG", "a\tb\n.png", "%s {0} $HOME.jpeg", "UPPER.TIFF"]
+
+
+def test_odd_names(protector: Protector, tmp_path: Path, calls: list[str]) -> None:
+    root = tmp_path / "in"
+    for seed, name in enumerate(ODD):
+        picture(root / name, seed)
+    names = set(ODD)
+    if sys.platform == "linux":
+        raw = os.fsdecode(b"\xff\xfe.png")  # not UTF-8
+        picture(root / "plain.png", 99).rename(root / raw)
+        names.add(raw)
+    report = tmp_path / "r.jsonl"
+    rows = go(protector, root, tmp_path / "out", report)
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(names, "done")
+    assert set(files(tmp_path / "out")) == {name + ".png" for name in names}
+    rows = go(protector, root, tmp_path / "out", report)
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(names, "skipped")
+    assert len(calls) == len(names)
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def test_second_run_computes_nothing_and_tries_failures_again(
+    protector: Protector, folder: Path, tmp_path: Path, calls: list[str]
+) -> None:
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    first = go(protector, folder, out, report)
+    before = files(out)
+    calls.clear()
+    second = go(protector, folder, out, report)
+    assert {name: row["status"] for name, row in second.items()} == {
+        name: "failed" if name == "bad.png" else "skipped" for name in first
+    }
+    assert {**second["a.png"], "status": "done"} == first["a.png"]
+    assert calls == ["bad.png"]
+    assert files(out) == before
+    (folder / "bad.png").unlink()
+    picture(folder / "bad.png", 5)
+    assert go(protector, folder, out, report)["bad.png"]["status"] == "done"
+    assert calls == ["bad.png", "bad.png"]
+    # An output that was deleted is made again.
+    (out / "a.png.png").unlink()
+    assert go(protector, folder, out, report)["a.png"]["status"] == "done"
+    assert files(out)["a.png.png"] == before["a.png.png"]
+
+
+def test_other_settings_on_the_same_report(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    go(protector, folder, out, report)
+    before = report.read_bytes()
+    with pytest.raises(UsageError, match=r"r\.jsonl: belongs to a run with other settings \(seed\)"):
+        go(protector, folder, out, report, seed=1)
+    other = Protector(protector.settings, eps=4 / 255, backbone=protector.settings.targets[0])
+    with pytest.raises(UsageError, match=r"\(eps, weights\); choose another"):
+        go(other, folder, out, report)
+    assert report.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [1, 7, 60])
+def test_row_cut_off_by_a_kill(protector: Protector, folder: Path, tmp_path: Path, calls: list[str], cut: int) -> None:
+    (folder / "bad.png").unlink()
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    go(protector, folder, out, report)
+    before, whole = files(out), report.read_bytes()
+    report.write_bytes(whole[:-cut])
+    calls.clear()
+    rows = go(protector, folder, out, report)
+    assert [row["status"] for row in rows.values()] == ["skipped", "skipped", "done"]
+    assert rows["deep/er/c d é.bmp"]["output"] == str(out / "deep/er/c d é.bmp.png")
+    assert calls == ["c d é.bmp"]
+    assert files(out) == before
+    assert lines(report)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_kill_within_the_first_row(protector: Protector, folder: Path, tmp_path: Path, cut: int) -> None:
+    report = tmp_path / "r.jsonl"
+    go(protector, folder, tmp_path / "out", report)
+    whole = report.read_bytes()
+    report.write_bytes(whole.splitlines()[0][:cut])
+    go(protector, folder, tmp_path / "other", report)
+    assert len(lines(report)) == len(whole.splitlines())
+
+
+def test_kill_between_output_and_its_row(
+    protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bad.png").unlink()
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    real = Protector.protect_file
+
+    def killed(self: Protector, source: Path, target: Path, **options: int) -> Protection:
+        real(self, source, target, **options)
+        (Path(target).parent / ".mspd-0123456789abcdef.tmp").write_bytes(b"cut")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Protector, "protect_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(protector, folder, out, report)
+    before = files(out)
+    assert lines(report)[-1] == {"id": "a.png", "status": "started"}
+    rows = go(protector, folder, out, report)
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert rows["a.png"]["output"] == str(out / "a.png.png")
+    assert files(out)["a.png.png"] == before["a.png.png"]
+    assert not list(out.rglob(".mspd-*"))
+
+
+def test_stranger_at_the_output_of_a_killed_job(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    go(protector, folder, out, report)
+    report.write_bytes(b"".join(report.read_bytes().splitlines(keepends=True)[:2]))  # a.png started
+    stranger = picture(out / "a.png.png", 77).read_bytes()
+    row = go(protector, folder, out, report)["a.png"]
+    assert row["status"] == "failed"
+    assert "already exists" in str(row["error"])
+    assert (out / "a.png.png").read_bytes() == stranger
+    assert not list(out.rglob(".mspd-*"))
+
+
+def test_strangers_file_is_never_overwritten(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stranger = out / "a.png.png"
+    stranger.parent.mkdir()
+    stranger.write_text("mine")
+    rows = go(protector, folder, out, tmp_path / "r.jsonl")
+    assert rows["a.png"]["error"] == f"{stranger}: already exists; choose another output or remove it first"
+    assert rows["deep/b.JPG"]["status"] == "done"
+    assert stranger.read_text() == "mine"
+    row = next(run(protector, plan([folder / "a.png"], folder / "a.png"), report=None, seed=0))
+    assert "is the original itself" in row["error"]
+
+
+STRANGERS = [
+    b"hello", b"hello\n", b"one\ntwo\n", b"\x89PNG\r\n\x1a\n\0\0", b'{"a": 1}', b'{"a": 1}\n', b"[1, 2]\n", b"3\n",
+    b'{"settings": 3}\n', b'{"settings": {}}\n[]\n', b'{"settings": {}}\n\nnot JSON\n', b"\n", b"\xff\xfe\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", STRANGERS, ids=range(len(STRANGERS)))
+def test_file_that_is_no_report(protector: Protector, folder: Path, tmp_path: Path, content: bytes) -> None:
+    report = tmp_path / "mine.txt"
+    report.write_bytes(content)
+    with pytest.raises(
+        UsageError, match=r"mine\.txt: (not a report of mspd; choose another file|belongs to)"
+    ) as caught:
+        go(protector, folder, tmp_path / "out", report)
+    assert "\n" not in str(caught.value)
+    assert report.read_bytes() == content
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_that_cannot_be_written(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a report"):
+        go(protector, folder, tmp_path / "out", tmp_path)
+    with pytest.raises(ImageError, match="the report cannot be written"):
+        go(protector, folder, tmp_path / "out", folder / "a.png" / "r.jsonl")
+
+
+def test_report_on_a_full_disk_stays_readable(protector: Protector, tmp_path: Path) -> None:
+    """A real limit of file size, hit in the middle of a row: the row goes, the run stops, and later goes on."""
+    resource = pytest.importorskip("resource")
+    root, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "r.jsonl"
+    for seed in range(6):
+        picture(root / f"{seed}.png", seed, (9, 9))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        with pytest.raises(ImageError, match=r"r\.jsonl: the report cannot be written .*goes on from here"):
+            go(protector, root, out, report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    rows = lines(report)
+    assert 0 < sum(row.get("status") == "done" for row in rows) < 6
+    statuses = [row["status"] for row in go(protector, root, out, report).values()]
+    assert set(statuses) == {"skipped", "done"}
+    assert len(files(out)) == 6
+    assert not list(out.rglob(".mspd-*"))
+
+
+def test_picture_too_large_for_the_memory(
+    protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Protector.protect_file
+
+    def hungry(self: Protector, source: Path, out: Path, **options: int) -> Protection:
+        if Path(source).name == "a.png":
+            raise MemoryError
+        return real(self, source, out, **options)
+
+    monkeypatch.setattr(Protector, "protect_file", hungry)
+    rows = go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")
+    assert rows["a.png"]["error"] == f"{folder / 'a.png'}: too large for the memory; scale it down"
+    assert rows["deep/b.JPG"]["status"] == "done"
+
+
+def test_error_of_our_own_making_is_not_hidden(
+    protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object, **__: object) -> Protection:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Protector, "protect_file", wrong)
+    with pytest.raises(ZeroDivisionError):
+        go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")
+    assert not issubclass(ZeroDivisionError, MspdError)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_kill_at_a_random_moment_then_resume(tmp_path: Path) -> None:
+    protector = Protector("cifar10", n_samples=1)
+    root, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "out.report.jsonl"
+    for seed in range(12):
+        picture(root / f"{seed % 3}" / f"{seed}.png", seed, (60 + seed, 50))
+    unbroken = tmp_path / "unbroken"
+    go(protector, root, unbroken)
+    moment = random.SystemRandom().uniform(1, 24)  # in rows of the report
+    command = [sys.executable, "-m", "mspd", "protect", str(root), "-o", str(out), "--preset", "cifar10"]
+    with subprocess.Popen(
+        [*command, "--n-samples", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if report.exists() and report.read_bytes().count(b"\n") > int(moment):
+                time.sleep(moment % 1 * 0.05)
+                break
+            time.sleep(0.001)
+        process.kill()
+    killed_at = [row.get("status") for row in lines_so_far(report)]
+    rows = go(protector, root, out, report)
+    assert {row["status"] for row in rows.values()} <= {"done", "skipped"}, (moment, killed_at)
+    assert files(out) == files(unbroken), (moment, killed_at)
+
+
+def lines_so_far(report: Path) -> list[dict[str, object]]:
+    data = report.read_bytes()
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]

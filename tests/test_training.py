@@ -1,0 +1,236 @@
+"""Training on a handful of tiny pictures: every method runs, resumes to the same bytes, and its result can be used."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mspd.training.loop as loop
+from mspd import Protector, UsageError
+from mspd.data import load, records
+from mspd.errors import ImageError
+from mspd.models import build, card_of, load_model
+from mspd.training import Recipe, get_recipe, list_recipes, train
+from mspd.training.adversarial import n_fgsm
+from mspd.training.loop import evaluate_plain, one_cycle
+from mspd.training.standard import augment
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+STANDARD = Recipe(
+    name="tiny", dataset="colours", architecture="resnet20", arguments={"width": 4}, size=16, epochs=2, batch_size=16,
+    crop=2, cutout=4, label_smoothing=0.1,
+)  # fmt: skip
+ADVERSARIAL = replace(STANDARD, architecture="preact_resnet18", eps=8 / 255, cutout=0, small_epochs=1, small_size=12)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and test/ with a folder a class: a colour each, with noise; 70 and 20 pictures of 16 to 18 pixels."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 7), ("test", 2)):
+        for label, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            colour = np.array([(label * 70) % 256, (label * 130) % 256, (label * 190) % 256])
+            for index in range(count):
+                noisy = (colour + rng.integers(-30, 31, (16, 16 + index % 3, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(root / split / name / f"{index}.png")
+    (root / "train" / ".cache").mkdir()
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The speed of the machine is of no interest here."""
+    monkeypatch.setattr(loop, "matmul_rate", lambda: 1.0)
+
+
+# ---------------------------------------------------------------- the loop
+
+
+@pytest.mark.parametrize("recipe", [STANDARD, ADVERSARIAL], ids=["standard", "adversarial"])
+def test_training_writes_weights_and_card(recipe: Recipe, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "mine.safetensors"
+    card = train(recipe, pictures, out, seed=3, command="mspd train tiny")
+    assert {path.name for path in out.parent.iterdir()} == {"mine.safetensors", "mine.json"}
+    written = card_of(out)
+    assert {key: written[key] for key in card} == json.loads(json.dumps(card))
+    assert written["classes"] == list(CLASSES)
+    assert written["arguments"] == {"width": 4, "num_classes": 10}
+    assert (written["epochs"], written["seed"], written["command"]) == (2, 3, "mspd train tiny")
+    assert written["training"] == ("adversarial (N-FGSM)" if recipe.eps else "standard")
+    assert (written["clean_n"], written["pgd20_n"], written["pgd20_eps"]) == (20, 20, 8 / 255)
+    x = load(pictures, "test", size=16).floats()
+    assert load_model(out)(x).shape == (20, 10)
+
+
+@pytest.mark.parametrize("recipe", [STANDARD, ADVERSARIAL], ids=["standard", "adversarial"])
+def test_killed_and_resumed_gives_the_same_bytes(
+    recipe: Recipe, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unbroken, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    train(recipe, pictures, unbroken, seed=1)
+    calls: Iterator[int] = iter(range(100))
+
+    def killed(x: torch.Tensor, **options: object) -> torch.Tensor:
+        if next(calls) == 7:  # an epoch has 5 steps
+            raise KeyboardInterrupt
+        return augment(x, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "augment", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, pictures, broken, seed=1)
+    assert not broken.exists()
+    assert (tmp_path / "b.safetensors.ckpt").exists()
+    torch.rand(100)  # the state of the process is another one
+    capsys.readouterr()
+    train(recipe, pictures, broken, seed=1)
+    assert "resuming after epoch 1" in capsys.readouterr().err
+    assert broken.read_bytes() == unbroken.read_bytes()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_another_seed_starts_anew(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = replace(STANDARD, epochs=1)
+    out, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    train(recipe, pictures, out, seed=0)
+    train(recipe, pictures, other, seed=1)
+    assert out.read_bytes() != other.read_bytes()
+    assert "resuming" not in capsys.readouterr().err
+
+
+def test_teacher(pictures: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    train(replace(STANDARD, epochs=1), pictures, teacher)
+    recipe = replace(STANDARD, epochs=1, teacher=str(teacher), teacher_weight=0.7)
+    card = train(recipe, pictures, tmp_path / "a.safetensors")
+    assert card["teacher"] == str(teacher)
+    train(replace(STANDARD, epochs=1), pictures, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_private_backbone(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "private.safetensors"
+    train(replace(ADVERSARIAL, epochs=1), pictures, out, seed=5)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
+    own, shipped = (Protector("cifar10", n_samples=1, backbone=backbone) for backbone in (out, None))
+    assert own.identity()["weights"][1] == card_of(out)["sha256"]
+    assert not torch.equal(own(x), shipped(x))
+    with pytest.raises(UsageError, match=r"private\.safetensors: 10 classes, the classifier has 100"):
+        Protector("photo", backbone=out)
+
+
+def test_pictures_of_one_colour_are_learned(pictures: Path, tmp_path: Path) -> None:
+    recipe = replace(STANDARD, epochs=12, batch_size=7, cutout=0, average=0.9)
+    card = train(recipe, pictures, tmp_path / "a.safetensors")
+    assert card["clean_acc"] > 0.25  # chance is 0.1
+
+
+# ---------------------------------------------------------------- the pieces
+
+
+@pytest.mark.parametrize(("crop", "cutout"), [(0, 0), (4, 0), (0, 6), (3, 5)])
+def test_augment_keeps_shape_and_range(crop: int, cutout: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(50, 3, 16, 16, generator=generator)
+    before = x.clone()
+    out = augment(x, crop=crop, cutout=cutout, generator=generator)
+    assert out.shape == x.shape
+    assert 0 <= float(out.min()) <= float(out.max()) <= 1
+    assert torch.equal(x, before)
+    assert torch.equal(out, x) is (crop == cutout == 0)
+    grey = (out == 0.5).all(1).flatten(1).sum(1)
+    assert int(grey.max()) <= cutout**2
+    assert bool((grey > 0).any()) is (cutout > 0)
+    known = set(x[0].flatten().tolist()) | {0.5}
+    assert set(out[0].flatten().tolist()) <= known  # moved, not changed
+
+
+def test_augment_mirrors_half() -> None:
+    x = torch.arange(16.0).expand(1000, 1, 16, 16) / 15
+    out = augment(x, crop=1, cutout=0, generator=torch.Generator().manual_seed(0))
+    assert 0.4 < float((out[:, 0, 8, 12] < out[:, 0, 8, 4]).float().mean()) < 0.6
+
+
+def test_one_cycle() -> None:
+    assert one_cycle(0, 0.2) == 0
+    assert one_cycle(0.1, 0.2) == pytest.approx(0.5)
+    assert one_cycle(0.2, 0.2) == pytest.approx(1)
+    assert one_cycle(0.6, 0.2) == pytest.approx(0.5)
+    assert one_cycle(1, 0.2) == 0
+    assert one_cycle(0, 0) == 1
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_n_fgsm_stays_in_range_and_near(soft: bool) -> None:
+    torch.manual_seed(0)
+    model = build("wide_resnet", {"num_classes": 4, "depth": 10, "width": 1}).train()
+    generator, eps = torch.Generator().manual_seed(0), 8 / 255
+    x, y = torch.rand(6, 3, 16, 16, generator=generator), torch.arange(6) % 4
+    before = x.clone()
+    labels = torch.nn.functional.one_hot(y, 4).float() if soft else y
+    out = n_fgsm(model, x, labels, eps=eps, generator=generator)
+    assert out.shape == x.shape
+    assert not out.requires_grad
+    assert 0 <= float(out.min()) <= float(out.max()) <= 1
+    moved = (out - x).abs()
+    assert float(moved.max()) <= 3 * eps + 1e-6
+    assert float(moved.max()) > 2.5 * eps
+    assert torch.equal(x, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_evaluate_plain_counts(pictures: Path) -> None:
+    class Always(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.one_hot(torch.full((len(x),), 2), 10).float() * 5 - 1 + 0 * x.sum()
+
+    scores = evaluate_plain(Always(), load(pictures, "test", size=16), eps=0.03, n=10)
+    assert scores == {"clean_acc": 0.1, "clean_n": 20, "pgd20_acc": 0.2, "pgd20_n": 10, "pgd20_eps": 0.03}
+
+
+def test_recipes() -> None:
+    for name in list_recipes():
+        recipe = get_recipe(name)
+        assert recipe.name == name
+        build(recipe.architecture, {**recipe.arguments, "num_classes": 3})
+    with pytest.raises(UsageError, match="unknown recipe 'x': choose one of "):
+        get_recipe("x")
+
+
+# ---------------------------------------------------------------- pictures in class folders
+
+
+def test_class_folders(pictures: Path) -> None:
+    data = load(pictures, "train", size=16)
+    assert data.images.shape == (70, 3, 16, 16)
+    assert data.images.dtype == torch.uint8
+    assert data.classes == CLASSES
+    assert data.labels.tolist() == [label for label in range(10) for _ in range(7)]
+    assert len(load(pictures, "train", size=16, limit=3)) == 3
+    assert next(records(pictures, "train"))[0] == "airplane/0.png"
+    alone = load(pictures / "train", "train", size=16)  # class folders without train/ around them
+    assert torch.equal(alone.images, data.images)
+
+
+def test_bad_image_sets(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give a size"):
+        load(pictures, "train")
+    with pytest.raises(UsageError, match="unknown split 'x'"):
+        load(pictures, "x")
+    with pytest.raises(UsageError, match="no train set here"):
+        load(tmp_path, "train")
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no pictures of this class"):
+        load(tmp_path, "train")
+    whole = (pictures / "train" / "cat" / "0.png").read_bytes()
+    for broken in (b"", b"hello", whole[:60], whole[: len(whole) // 2], whole[:33] + b"\0" * 200):
+        (tmp_path / "train" / "a" / "x.png").write_bytes(broken)
+        with pytest.raises(ImageError, match=r"a.x\.png cannot be read as a picture"):
+            load(tmp_path, "train", size=16)
