@@ -1,0 +1,153 @@
+"""What protection gains on robust models that the defence never saw: the table in the README.
+
+    python benchmarks/gain.py cifar10 --data DIR -n 2000
+
+Each row defends the same test pictures, writes them as 8-bit PNG files, reads the files back and scores the targets on
+them: clean accuracy, and PGD-20 accuracy with the budget around the defended picture. The attack's gradients are
+those of `mspd.prepare` (`--exact`: plain float32); every verdict is float32. Results go to docs/results/ as JSON
+and Markdown; rows already there with the same n, seed and weights are kept.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mspd import Protector, evaluate, images, load_model, prepare
+from mspd.data import load
+from mspd.defenses import mcgs
+from mspd.metrics import paired_interval
+from mspd.models import card_of
+from mspd.presets import get_preset
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defence: its name and the settings of MCGS; None is no defence. `ceiling` uses true labels and the target
+    itself as the backbone."""
+
+    name: str
+    settings: dict[str, Any] | None = field(default_factory=dict)
+    ceiling: bool = False
+
+
+ROWS = (
+    Row("no defence", None),
+    Row("MCGS, n_samples 20", {"n_samples": 20}),
+    *(Row(f"MCGS, n_samples {n}", {"n_samples": n}) for n in (5, 2, 1)),
+    Row("ceiling: true labels, backbone = target", {"n_samples": 20}, ceiling=True),
+    Row("forward epoch alone", {"n_samples": 20, "epochs": "F"}),
+    Row("backward epoch alone", {"n_samples": 20, "epochs": "B"}),
+    Row("MCGS, Eq. 5 (gradients averaged)", {"n_samples": 20, "average": "gradients"}),
+    Row("no smoothing (one gradient at the centre)", {"noise": False}),
+    *(Row(f"MCGS, n_samples {n}", {"n_samples": n}) for n in (10, 4)),
+)
+
+
+def through_files(x: Tensor, x_def: Tensor, eps: float) -> Tensor:
+    """x_def written as PNG files, as `protect` writes them and checked against x, then read back."""
+    read = []
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (image, defended) in enumerate(zip(x, x_def, strict=True)):
+            path = Path(folder) / f"{index}.png"
+            original = images.Picture(Path("x.png"), images.to_pixels(image[None]), None, "PNG", None, None, None, None)
+            images.save(original, images.to_pixels(defended[None]), path, eps=eps)
+            read.append(images.to_tensor(images.read(path).pixels))
+    return torch.cat(read)
+
+
+def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: str | None) -> Path:
+    preset = get_preset(preset_name)
+    out = RESULTS / f"gain-{preset_name}.json"
+    weights = {name: card_of(name)["sha256"][:12] for name in (preset.classifier, preset.backbone, *preset.targets)}
+    setting = {"preset": preset_name, "eps": preset.eps, "attack": "pgd, 20 steps of eps/4, one random start",
+               "n": n, "seed": seed, "attack_gradients": "plain float32" if exact else "of mspd.prepare",
+               "weights": weights}  # fmt: skip
+    done = json.loads(out.read_text()) if out.exists() else {}
+    rows = done["rows"] if done.get("setting") == setting else {}
+    test = load(data, "test", size=preset.size, limit=n)
+    x, y = test.floats(), test.labels
+    protector = Protector(preset)
+    labels = protector.labels(protector.probabilities(x))
+    targets = {name: load_model(name) for name in preset.targets}
+    classifier_acc = float((protector.probabilities(x).argmax(1) == y).float().mean())
+    for row in ROWS:
+        if row.name in rows or (only and only not in row.name):
+            continue
+        scores = {}
+        for name, target in targets.items():
+            started = time.perf_counter()
+            if row.settings is None:
+                x_def = x
+            elif name == preset.targets[0] or row.ceiling:
+                model, aim = (prepare(target), y) if row.ceiling else (protector.backbone, labels)
+                generator = torch.Generator().manual_seed(seed)
+                x_def = mcgs(model, x, aim, eps=preset.eps, generator=generator, **row.settings)
+                x_def = through_files(x, images.quantise(x_def, x, preset.eps), preset.eps)
+            report = evaluate(target, x_def, y, attack="pgd", eps=preset.eps, seed=seed, fast=not exact)
+            scores[name] = {
+                "clean": "".join("01"[int(b)] for b in report.per_image["clean"]),
+                "robust": "".join("01"[int(b)] for b in report.per_image["robust"]),
+                "linf": float((x_def - x).abs().max() * 255),
+            }
+            spent = time.perf_counter() - started
+            print(f"{row.name:45s} {name:18s} clean {report.clean_acc:.1%} robust {report.robust_acc:.1%}"
+                  f"  ({spent:.0f} s)", flush=True)  # fmt: skip
+        rows[row.name] = scores
+        result = {"setting": setting, "classifier_acc": classifier_acc, "command":
+                  f"python benchmarks/gain.py {preset_name} --data DIR -n {n} --seed {seed}", "rows": rows}  # fmt: skip
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        out.with_suffix(".md").write_text(table(result))
+    print(table(json.loads(out.read_text())))
+    return out
+
+
+def bits(text: str) -> Tensor:
+    return torch.tensor([c == "1" for c in text])
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: accuracy of each target, and the gain over no defence with its paired 95 % interval, in points."""
+    setting, rows = result["setting"], result["rows"]
+    names = list(next(iter(rows.values())))
+    lines = [
+        f"{setting['n']} test pictures, eps {setting['eps'] * 255:g}/255, {setting['attack']}, seed {setting['seed']}, "
+        f"attack gradients {setting['attack_gradients']}; classifier {result['classifier_acc']:.1%}. "
+        f"Made by `{result['command']}`.",
+        "",
+        "| defence | " + " | ".join(f"{name} clean | robust" for name in names) + " |",
+        "|---|" + "---:|---:|" * len(names),
+    ]
+    for row, scores in rows.items():
+        cells = []
+        for name in names:
+            for kind in ("clean", "robust"):
+                after = bits(scores[name][kind])
+                cell = f"{float(after.float().mean()):.1%}"
+                if row != "no defence":
+                    gain, low, high = paired_interval(bits(rows["no defence"][name][kind]), after)
+                    cell += f" ({gain * 100:+.1f}, {low * 100:+.1f} to {high * 100:+.1f})"
+                cells.append(cell)
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", choices=["cifar10", "photo"])
+    parser.add_argument("--data", type=Path, required=True, help="folder with test.parquet or valid.parquet")
+    parser.add_argument("-n", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--exact", action="store_true", help="float32 attack gradients")
+    parser.add_argument("--only", help="rows whose name contains this")
+    options = parser.parse_args()
+    measure(options.preset, options.data, options.n, options.seed, options.exact, options.only)

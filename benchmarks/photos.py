@@ -1,0 +1,117 @@
+"""Real photos: does the gain survive when the target downsizes them, and which label serves pictures of other classes?
+
+    python benchmarks/photos.py --photos DIR --classes DIR
+
+`--photos` is a folder with ImageNet's test.parquet and classes.tsv, `--classes` one with the classes.tsv of the photo
+preset. Written to docs/results/photos.md.
+
+Sizes: photos of the preset's classes, protected at full size and then downsized as a site does (shorter side 64,
+Lanczos, centre crop), against the same photos downsized first and protected at native size. Labels: photos of other
+classes, where the prediction to keep is the target's own on the untouched photo.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mspd import Protector, evaluate, images, load_model
+from mspd.data.sets import records
+from mspd.evaluation import predict
+from mspd.metrics import paired_interval
+from mspd.presets import get_preset
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+PRESET = get_preset("photo")
+
+
+def wordnet_ids(folder: Path) -> list[str]:
+    return [line.split("\t")[1] for line in (folder / "classes.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def decode(data: bytes, scale: int = 1) -> NDArray[np.uint8]:
+    import io
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    if scale > 1:
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def downsized(pixels: NDArray[np.uint8]) -> Tensor:
+    """What a 64-pixel target sees: shorter side to 64 (Lanczos), centre crop."""
+    size = (PRESET.size, PRESET.size)
+    return images.to_tensor(np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--classes", type=Path, required=True)
+    parser.add_argument("--scale", type=int, default=4, help="enlarge the photos, to stand for camera sizes")
+    options = parser.parse_args()
+    ours, theirs = wordnet_ids(options.classes), wordnet_ids(options.photos)
+    inside, outside = [], []
+    for _, data, label in records(options.photos, "test"):
+        (inside if theirs[label] in ours else outside).append((data, theirs[label]))
+    target = load_model(PRESET.targets[0])
+    lines = [
+        f"Preset photo, eps {PRESET.eps * 255:g}/255, target {PRESET.targets[0]}, PGD-20 (float32), seed 0. Made by "
+        "`python benchmarks/photos.py --photos DIR --classes DIR`.",
+        "",
+    ]
+
+    protector = Protector(PRESET)
+    y = torch.tensor([ours.index(wnid) for _, wnid in inside])
+    plain = torch.cat([downsized(decode(data)) for data, _ in inside])
+    versions = {"no defence": plain, "protected at native size": protector(plain)}
+    ratios = []
+    for scale in (1, options.scale):
+        rows = []
+        for index, (data, _) in enumerate(inside):
+            pixels = decode(data, scale)
+            protected, _, _ = protector.protect_pixels(pixels)
+            assert np.abs(protected.astype(int) - pixels).max() <= round(PRESET.eps * 255)
+            rows.append(downsized(protected))
+            ratios.append(float((rows[-1] - downsized(pixels)).norm() / (versions["protected at native size"][index]
+                                                                         - plain[index]).norm()))  # fmt: skip
+        versions[f"protected at full size x {scale}, then downsized"] = torch.cat(rows)
+    lines += [f"## Sizes ({len(inside)} photos of the preset's classes, shorter side 256 x scale)", ""]
+    lines += ["| version | clean | robust |", "|---|---:|---:|"]
+    base = evaluate(target, plain, y, eps=PRESET.eps).per_image
+    for name, x in versions.items():
+        report = evaluate(target, x, y, eps=PRESET.eps)
+        cells = []
+        for kind in ("clean", "robust"):
+            gain, low, high = (100 * v for v in paired_interval(base[kind], report.per_image[kind]))
+            own = float(report.per_image[kind].float().mean())
+            cells.append(f"{own:.1%}" + ("" if name == "no defence" else f" ({gain:+.1f}, {low:+.1f} to {high:+.1f})"))
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    lines += ["", f"Length of the perturbation that reaches the target after downsizing, as a share of the native one: "
+              f"{np.mean(ratios):.2f} on average.", ""]  # fmt: skip
+
+    x = torch.cat([downsized(decode(data)) for data, _ in outside])
+    y = predict(target, x)
+    base = evaluate(target, x, y, eps=PRESET.eps).per_image
+    lines += [f"## Labels ({len(outside)} photos of other classes; the label to keep is the target's own)", ""]
+    lines += ["| label given to the defence | kept without attack | kept under PGD-20 |", "|---|---:|---:|"]
+    kept = float(base["robust"].float().mean())
+    lines.append(f"| no defence | 100.0% | {kept:.1%} |")
+    for name, k in (("hard: the best class", 0), ("soft: the best 3", 3), ("soft: the best 5", 5),
+                    ("soft: the best 10", 10), ("soft: all", 100)):  # fmt: skip
+        report = evaluate(target, Protector(PRESET, soft_labels=k)(x), y, eps=PRESET.eps)
+        gain, low, high = (100 * v for v in paired_interval(base["robust"], report.per_image["robust"]))
+        lines.append(f"| {name} | {report.clean_acc:.1%} | {report.robust_acc:.1%} "
+                     f"({gain:+.1f}, {low:+.1f} to {high:+.1f}) |")  # fmt: skip
+    text = "\n".join(lines) + "\n"
+    print(text)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "photos.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
