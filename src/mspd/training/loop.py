@@ -182,8 +182,9 @@ def _targets(recipe: Recipe, training: ImageSet, num_classes: int) -> Tensor:
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
     if recipe.teacher:
         teacher = load_model(recipe.teacher)
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for start in range(0, len(training), 250):
-            x = training.floats(start, start + 250)
+            x = training.floats(start, start + 250).contiguous(memory_format=torch.channels_last)
             with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
                 p = (teacher(x).float().softmax(1) + teacher(x.flip(3)).float().softmax(1)) / 2
             targets[start : start + 250].lerp_(p, recipe.teacher_weight)

@@ -9,7 +9,7 @@ RECIPE = Recipe(
     arguments={"width": 24},
     size=32,
     eps=8 / 255,
-    epochs=5,
-    small_epochs=2,
+    epochs=4,
+    small_epochs=1,
     small_size=24,
 )

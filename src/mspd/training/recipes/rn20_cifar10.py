@@ -7,7 +7,7 @@ RECIPE = Recipe(
     dataset="CIFAR-10",
     architecture="resnet20",
     size=32,
-    epochs=5,
-    small_epochs=2,
+    epochs=4,
+    small_epochs=1,
     small_size=24,
 )
