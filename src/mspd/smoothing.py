@@ -9,11 +9,13 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
+from mspd.gradient import Affine, Tape, make_tape
 from mspd.guard import check_logits
 from mspd.objectives import cross_entropy
 
@@ -23,33 +25,15 @@ CHUNK_PIXELS = {"cpu": 20 * 64 * 64, "accelerator": 64 * 224 * 224}
 ROWS_FLOOR, ROWS_CEILING = 10, 512
 
 
-class Affine(nn.Module):
-    """An evaluation-mode BatchNorm as what it is: a scale and a shift of each channel."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        shift = -norm.running_mean * scale
-        if norm.affine:
-            scale, shift = scale * norm.weight.detach(), shift * norm.weight.detach() + norm.bias.detach()
-        self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("shift", shift.view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, x, self.scale)
-
-
 class Prepared(nn.Module):
-    """A frozen, faster copy of a model for input gradients; same call, float32 logits."""
+    """A frozen, faster copy of a model for input gradients; same call, float32 logits. With a `tape`, gradients come
+    from it instead of from autograd."""
 
-    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, net: nn.Module, dtype: torch.dtype, tape: Tape | None) -> None:
         super().__init__()
         self.net = net
         self.dtype = dtype
+        self.tape = tape
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
@@ -58,20 +42,23 @@ class Prepared(nn.Module):
 
 def prepare(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy of `model` made for input gradients on the device it is on: BatchNorm folded into convolutions where the
-    graph can be traced, channels-last, and bfloat16 where the device computes it natively (`dtype` overrides).
+    graph can be traced, and channels-last.
 
-    The model itself is left alone. A model that cannot be traced is copied without folding.
+    By default logits are float32, and a ReLU network's gradients take the mixed precision of `mspd.gradient`, any
+    other network's are float32. A `dtype` is used for everything. The model itself is left alone. A model that cannot
+    be traced is copied without folding.
     """
     if isinstance(model, Prepared):
         return model
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    dtype = dtype or fast_dtype(device)
     net = _fold(copy.deepcopy(model).eval().requires_grad_(False))
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            _replace(net, name, Affine(module))
-    return Prepared(net.to(dtype).to(memory_format=torch.channels_last), dtype).eval().requires_grad_(False)  # type: ignore[call-overload]
+            _replace(net, name, Affine.of(module))
+    net = net.to(dtype or torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tape = make_tape(net, fast_dtype(device)) if dtype is None and isinstance(net, GraphModule) else None
+    return Prepared(net, dtype or torch.float32, tape).eval().requires_grad_(False)
 
 
 def _fold(net: nn.Module) -> nn.Module:
@@ -142,10 +129,26 @@ def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
     return torch.cat(results)
 
 
-def input_gradient(model: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels."""
-    z = z.detach().requires_grad_(True)
-    logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
+def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, copies: int = 1) -> Tensor:
+    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels.
+
+    Each `copies` consecutive rows are noisy copies of one picture, which a prepared model uses to be faster.
+    """
+
+    def at_logits(logits: Tensor) -> Tensor:
+        check_logits(logits, y)
+        if y.ndim == 1:
+            return logits.softmax(1) - F.one_hot(y, logits.shape[1])
+        return (logits.softmax(1) * y.sum(1, keepdim=True) - y).float()
+
+    grey = z.shape[1] == 1
+    z = z.detach()
+    if isinstance(model, Prepared) and model.tape is not None:
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            gradient = model.tape.gradient((z.expand(-1, 3, -1, -1) if grey else z).float(), at_logits, copies)
+            return gradient.sum(1, keepdim=True) if grey else gradient
+    z.requires_grad_(True)
+    logits = model(z.expand(-1, 3, -1, -1) if grey else z)
     check_logits(logits, y)
     (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
     return gradient
@@ -187,7 +190,7 @@ def smoothed_epoch(
         labels = y[piece].repeat_interleave(n, 0)
 
         def gradients(z: Tensor, labels: Tensor = labels) -> Tensor:
-            return in_pieces(lambda a, b: input_gradient(model, a, b), z, labels, rows)
+            return in_pieces(lambda a, b: input_gradient(model, a, b, copies=min(n, rows)), z, labels, rows)
 
         if average == "points":
             centres = c.repeat_interleave(n, 0)
