@@ -762,7 +762,7 @@ def test_a_broken_budget_leaves_no_file(picture, out, eps, levels):
 
 @pytest.mark.parametrize("suffix", LOSSY)
 def test_a_broken_budget_of_a_lossy_format_leaves_no_file(picture, out, suffix):
-    with pytest.raises(ImageError, match=r"grey levels \(RMS\), the budget is 2\.0; raise the quality or use \.png"):
+    with pytest.raises(ImageError, match=r"grey levels \(RMS\), the limit is 2\.5; raise the quality or use \.png"):
         save(
             picture, np.clip(picture.pixels.astype(int) + 12, 0, 255).astype(np.uint8), out / f"b{suffix}", eps=2 / 255
         )

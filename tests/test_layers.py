@@ -8,7 +8,7 @@ import mspd
 ROOT = Path(mspd.__file__).parent
 #: from top to bottom; a name covers a module or a whole folder
 ROOMS = (
-    "errors", "ball", "objectives", "guard", "metrics", "images", "gradient", "smoothing", "data", "models",
+    "errors", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
     "defenses", "attacks", "evaluation", "presets", "protector", "verify", "training", "batch", "cli",
 )  # fmt: skip
 

@@ -244,7 +244,7 @@ def main() -> None:
         code = 2
     if code == 130:
         _complain("stopped; finished files are kept, the same command goes on from there")
-    sys.exit(code)
+    sys.exit(code or 0)
 
 
 def _command(error: Exception) -> str:

@@ -57,8 +57,8 @@ def evaluate(
     """Attack `model` around x (B, C, H, W) in [0, 1] with true labels y (B,), the budget `eps` being around x itself.
 
     `attack` is a name or any function of the same shape, `params` go to it. Images that are wrong before the attack
-    are not attacked. fast=True takes the attack's gradients from `smoothing.prepare(model)` (bfloat16 where the device
-    has it); the verdict is always the model's own in float32.
+    are not attacked. fast=True takes the attack's gradients from `smoothing.prepare(model)`; the verdict is
+    always the model's own.
     """
     check_images(x)
     check_labels(y, len(x), soft=False)

@@ -9,13 +9,11 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
-from mspd.gradient import Affine, Tape, make_tape
 from mspd.guard import check_logits
 from mspd.objectives import cross_entropy
 
@@ -25,40 +23,55 @@ CHUNK_PIXELS = {"cpu": 20 * 64 * 64, "accelerator": 64 * 224 * 224}
 ROWS_FLOOR, ROWS_CEILING = 10, 512
 
 
-class Prepared(nn.Module):
-    """A frozen, faster copy of a model for input gradients; same call, float32 logits. With a `tape`, gradients come
-    from it instead of from autograd."""
+class Affine(nn.Module):
+    """An evaluation-mode BatchNorm as what it is: a scale and a shift of each channel."""
 
-    def __init__(self, net: nn.Module, dtype: torch.dtype, tape: Tape | None) -> None:
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        shift = -norm.running_mean * scale
+        if norm.affine:
+            scale, shift = scale * norm.weight.detach(), shift * norm.weight.detach() + norm.bias.detach()
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class Prepared(nn.Module):
+    """A frozen, faster copy of a model for input gradients; same call, float32 logits."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.net = net
         self.dtype = dtype
-        self.tape = tape
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
         return logits.float()
 
 
-def prepare(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A copy of `model` made for input gradients on the device it is on: BatchNorm folded into convolutions where the
     graph can be traced, and channels-last.
 
-    By default logits are float32, and a ReLU network's gradients take the mixed precision of `mspd.gradient`, any
-    other network's are float32. A `dtype` is used for everything. The model itself is left alone. A model that cannot
-    be traced is copied without folding.
+    float32 by default, which changes practically no 8-bit value of a defended picture; `dtype=torch.bfloat16` is faster
+    where the processor has it, but changes many. The model itself is left alone. A model that cannot be traced is
+    copied without folding.
     """
     if isinstance(model, Prepared):
         return model
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
     net = _fold(copy.deepcopy(model).eval().requires_grad_(False))
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            _replace(net, name, Affine.of(module))
-    net = net.to(dtype or torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tape = make_tape(net, fast_dtype(device)) if dtype is None and isinstance(net, GraphModule) else None
-    return Prepared(net, dtype or torch.float32, tape).eval().requires_grad_(False)
+            _replace(net, name, Affine(module))
+    return Prepared(net.to(dtype).to(memory_format=torch.channels_last), dtype).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
 def _fold(net: nn.Module) -> nn.Module:
@@ -93,18 +106,6 @@ def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
     setattr(net.get_submodule(parent), leaf, module)
 
 
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, float32 elsewhere."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    elif device.type == "cpu":
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
-
-
 def compute_rows(n_samples: int, height: int, width: int, device: torch.device) -> int:
     """Rows of every network call: a multiple of n_samples when that fits, else the size of the pieces."""
     pixels = CHUNK_PIXELS["cpu" if device.type == "cpu" else "accelerator"]
@@ -129,26 +130,10 @@ def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
     return torch.cat(results)
 
 
-def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, copies: int = 1) -> Tensor:
-    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels.
-
-    Each `copies` consecutive rows are noisy copies of one picture, which a prepared model uses to be faster.
-    """
-
-    def at_logits(logits: Tensor) -> Tensor:
-        check_logits(logits, y)
-        if y.ndim == 1:
-            return logits.softmax(1) - F.one_hot(y, logits.shape[1])
-        return (logits.softmax(1) * y.sum(1, keepdim=True) - y).float()
-
-    grey = z.shape[1] == 1
-    z = z.detach()
-    if isinstance(model, Prepared) and model.tape is not None:
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            gradient = model.tape.gradient((z.expand(-1, 3, -1, -1) if grey else z).float(), at_logits, copies)
-            return gradient.sum(1, keepdim=True) if grey else gradient
-    z.requires_grad_(True)
-    logits = model(z.expand(-1, 3, -1, -1) if grey else z)
+def input_gradient(model: nn.Module, z: Tensor, y: Tensor) -> Tensor:
+    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels."""
+    z = z.detach().requires_grad_(True)
+    logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
     check_logits(logits, y)
     (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
     return gradient
@@ -190,7 +175,7 @@ def smoothed_epoch(
         labels = y[piece].repeat_interleave(n, 0)
 
         def gradients(z: Tensor, labels: Tensor = labels) -> Tensor:
-            return in_pieces(lambda a, b: input_gradient(model, a, b, copies=min(n, rows)), z, labels, rows)
+            return in_pieces(lambda a, b: input_gradient(model, a, b), z, labels, rows)
 
         if average == "points":
             centres = c.repeat_interleave(n, 0)

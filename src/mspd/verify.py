@@ -22,7 +22,7 @@ from mspd.protector import Protector
 from mspd.smoothing import prepare
 
 #: an attacked margin (in logits) that grows by less than this, averaged over the targets, is called no effect
-THRESHOLD = 0.25
+THRESHOLD = 0.1
 LARGEST_EPS = 32 / 255
 BISECTIONS = 7
 LONGEST_JPEG = 65_500
@@ -107,6 +107,11 @@ def smallest_eps(model: torch.nn.Module, x: Tensor, y: Tensor, seed: int) -> flo
     return high
 
 
+def verdict(gain: float) -> str:
+    """ "helps" or "no effect", from the mean growth of the attacked margin in logits."""
+    return "helps" if gain >= THRESHOLD else "no effect"
+
+
 class Verifier:
     """The classifier that names the label, and the preset's unseen robust targets, loaded once."""
 
@@ -115,7 +120,7 @@ class Verifier:
         self.protector = Protector(preset, device=device)
         names = self.preset.targets
         self.classes = {name: card_of(name)["classes"] for name in names}
-        self.targets = {name: prepare(load_model(name, self.protector.device), dtype=torch.float32) for name in names}
+        self.targets = {name: prepare(load_model(name, self.protector.device)) for name in names}
 
     def label(self, pixels: NDArray[np.uint8]) -> tuple[int, float]:
         """The classifier's best class for pixels (H, W, C), and how sure it is."""
@@ -170,7 +175,7 @@ class Verifier:
         return Verification(
             original=str(original), protected=str(protected), label=self.protector.classes[label],
             confidence=round(confidence, 4), linf=int(np.abs(before.astype(np.int16) - after).max()),
-            verdict="helps" if gains[0] >= THRESHOLD else "no effect",
+            verdict=verdict(gains[0]),
             gain=round(gains[0], 3), gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3), targets=results,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Only the perturbation is resampled. Bilinear enlargement makes convex mixtures, so no pixel ever moves more than the
 perturbation's own budget. The perturbations of robust backbones are smooth, so hardly anything is lost when the picture
-is downsized again (measured in docs/results/photos.md).
+is downsized again (benchmarks/photos.py measures it).
 """
 
 import numpy as np

@@ -1,0 +1,76 @@
+"""The shipped weights do what their cards and the README say, on a few pictures (the benchmarks measure on many)."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mspd
+from mspd.cli import main
+from mspd.data import load
+from mspd.evaluation import predict
+from mspd.models import card_of
+from mspd.verify import verdict
+
+FOLDERS = {"CIFAR-10": "cifar10", "Tiny-ImageNet-100": "tiny-imagenet-100"}
+CAT = Path(__file__).parents[1] / "examples" / "cat.png"
+
+
+@pytest.mark.parametrize("name", mspd.list_models())
+def test_card_is_complete_and_true(name: str, data: Path) -> None:
+    card = card_of(name)
+    for field in ("epochs", "seed", "clean_n", "pgd20_n", "pgd20_eps", "training_hours", "command", "eps", "teacher"):
+        assert field in card, field
+    assert card["training"] in ("standard", "adversarial (N-FGSM)")
+    assert card["command"].startswith(f"mspd train {name} ")
+    test = load(data / FOLDERS[card["dataset"]], "test", size=card["size"], limit=400)
+    accuracy = float((predict(mspd.load_model(name), test.floats()) == test.labels).float().mean())
+    spread = math.sqrt(card["clean_acc"] * (1 - card["clean_acc"]) / len(test))
+    assert abs(accuracy - card["clean_acc"]) < 4 * spread
+
+
+def test_protection_helps_a_model_that_it_never_saw(data: Path) -> None:
+    test = load(data / "cifar10", "test", limit=200)
+    x, y = test.floats(), test.labels
+    x_def = mspd.Protector("cifar10")(x)
+    target = mspd.load_model("wrn16-2-cifar10")
+    before = mspd.evaluate(target, x, y, eps=8 / 255, steps=10, fast=True)
+    after = mspd.evaluate(target, x_def, y, eps=8 / 255, steps=10, fast=True)
+    assert before.robust_acc < before.clean_acc - 0.05
+    assert after.robust_acc > before.robust_acc + 0.02
+    assert after.clean_acc > before.clean_acc + 0.02
+
+
+def test_verify_tells_protection_from_noise(data: Path, tmp_path: Path) -> None:
+    verifier = mspd.Verifier("cifar10")
+    rng = np.random.default_rng(0)
+    verdicts: dict[str, list[str]] = {}
+    for image in load(data / "cifar10", "test", limit=8).images:
+        pixels = image.permute(1, 2, 0).numpy()
+        noisy = np.clip(pixels + 8 * rng.choice([-1, 1], pixels.shape), 0, 255).astype(np.uint8)
+        copies = {"plain": pixels, "noise": noisy, "protected": verifier.protector.protect_pixels(pixels)[0]}
+        label, _ = verifier.label(pixels)
+        before = [verifier.attacked_margin(target, pixels, label) for target in verifier.targets]
+        for name, changed in copies.items():
+            after = [verifier.attacked_margin(target, changed, label) for target in verifier.targets]
+            verdicts.setdefault(name, []).append(verdict(sum(after) / len(after) - sum(before) / len(before)))
+    assert set(verdicts["plain"] + verdicts["noise"]) == {"no effect"}
+    assert verdicts["protected"].count("helps") >= 4
+
+
+def test_verify_says_no_effect_of_a_plain_copy(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(CAT.read_bytes())
+    assert mspd.verify(CAT, copy).verdict == "no effect"
+
+
+def test_the_example_is_read_as_a_cat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mspd", "protect", str(CAT), "-o", str(tmp_path / "cat.png")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    assert "cat" in capsys.readouterr().out
