@@ -19,7 +19,7 @@ class UsageError(MspdError):
 
 
 class InputError(MspdError):
-    """A tensor or model outside the contract (see :mod:`mspd.check`)."""
+    """A tensor or model outside the contract (see :mod:`mspd.guard`)."""
 
 
 class ImageError(MspdError):
