@@ -1,6 +1,7 @@
 """Training on a handful of tiny pictures: every method runs, resumes to the same bytes, and its result can be used."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 import mspd.training.loop as loop
 from mspd import Protector, UsageError
 from mspd.data import load, records
-from mspd.errors import ImageError
+from mspd.errors import ImageError, WeightsError
 from mspd.models import build, card_of, load_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import n_fgsm
@@ -103,6 +104,44 @@ def test_another_seed_starts_anew(pictures: Path, tmp_path: Path, capsys: pytest
     train(recipe, pictures, other, seed=1)
     assert out.read_bytes() != other.read_bytes()
     assert "resuming" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x02nonsense"])
+def test_damaged_checkpoint(content: bytes, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors.ckpt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: a damaged checkpoint; delete it to start anew"):
+        train(STANDARD, pictures, tmp_path / "a.safetensors")
+
+
+def test_checkpoint_of_another_length_is_not_taken_up(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_model", full)
+        with pytest.raises(OSError, match="no space"):
+            train(STANDARD, pictures, tmp_path / "a.safetensors", epochs=1)
+    train(STANDARD, pictures, tmp_path / "a.safetensors", epochs=2)
+    assert "starting anew" in capsys.readouterr().err
+
+
+def test_other_classes_in_the_test_part(pictures: Path, tmp_path: Path) -> None:
+    other = tmp_path / "data"
+    shutil.copytree(pictures, other)
+    (other / "test" / "truck").rename(other / "test" / "lorry")
+    with pytest.raises(UsageError, match="the test part has other classes than the train part"):
+        train(STANDARD, other, tmp_path / "a.safetensors")
+
+
+def test_continues_the_weights_of_another_model(pictures: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    train(STANDARD, pictures, first)
+    card = train(replace(STANDARD, start=str(first), epochs=1, lr=1e-9, average=0.0), pictures, second)
+    assert card["start"] == f"{first} (2 epochs, sha256 {card_of(first)['sha256'][:12]})"
+    earlier, later = (load_model(path).get_parameter("stem.weight") for path in (first, second))
+    assert torch.allclose(earlier, later, atol=1e-3)
 
 
 def test_teacher(pictures: Path, tmp_path: Path) -> None:

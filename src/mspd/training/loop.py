@@ -7,6 +7,7 @@ pictures in the same order as an unbroken one.
 import importlib
 import math
 import os
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -21,9 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet, load
-from mspd.models import build, load_model, save_model
+from mspd.errors import UsageError, WeightsError
+from mspd.models import build, card_of, load_model, save_model
 from mspd.objectives import cross_entropy
 from mspd.training.adversarial import n_fgsm
+from mspd.training.memory import keep_freed_memory
+from mspd.training.precision import bfloat16_is_faster, mixed
 from mspd.training.recipe import Recipe
 from mspd.training.standard import augment
 
@@ -38,22 +42,24 @@ def train(
     out = Path(out)
     epochs = epochs or recipe.epochs
     training, testing = (load(data, split, size=recipe.size) for split in ("train", "test"))
+    if training.classes != testing.classes:
+        raise UsageError(f"{data}: the test part has other classes than the train part; both need the same sub-folders")
     num_classes = int(training.labels.max()) + 1
+    keep_freed_memory()
     torch.manual_seed(seed)
     arguments = {**recipe.arguments, "num_classes": num_classes}
     model = build(recipe.architecture, arguments)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if recipe.start:
-        module, _, function = recipe.start.partition(":")
-        getattr(importlib.import_module(module), function)(model)
+    layout = _layout(model)
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    start = _start(model, recipe.start) if recipe.start else None
     _freeze(model, recipe)
     averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
     optimizer = torch.optim.SGD(_groups(model, recipe), lr=recipe.lr, momentum=0.9, nesterov=True)
     targets = _targets(recipe, training, num_classes)
 
-    checkpoint = out.with_name(out.name + ".ckpt")
-    first, seconds = _resume(checkpoint, model, averaged, optimizer, recipe, seed)
+    checkpoint, settings = out.with_name(out.name + ".ckpt"), f"{recipe}, epochs {epochs}, seed {seed}"
+    first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     steps = math.ceil(len(training) / recipe.batch_size)
     peak = matmul_rate()
     flops = _flops_per_image(model, recipe)
@@ -79,11 +85,11 @@ def train(
                 x = augment(x, crop=recipe.crop, cutout=recipe.cutout, generator=generator)
                 if size != recipe.size:
                     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-                x = x.contiguous(memory_format=torch.channels_last)
+                x = x.contiguous(memory_format=layout)
                 y = targets[index]
                 if recipe.eps:
                     x = n_fgsm(model, x, y, eps=recipe.eps, generator=generator)
-                with torch.autocast(x.device.type, torch.bfloat16):
+                with mixed(x.device):
                     logits = model(x)
                 loss = cross_entropy(logits.float(), y).mean()
                 optimizer.zero_grad(set_to_none=True)
@@ -99,10 +105,12 @@ def train(
             note = f"loss {total / steps:.3f}  {speed:.0f} images/s  {share:.0%} of the matrix-product rate"
             progress.update(bar, note=note)
             print(f"epoch {epoch + 1}/{epochs}  {note}", file=sys.stderr, flush=True)
-            _save_checkpoint(checkpoint, model, averaged, optimizer, epoch + 1, seconds, recipe, seed)
+            _save_checkpoint(
+                checkpoint, model, averaged, optimizer, epoch + 1, seconds, f"{recipe}, epochs {epochs}, seed {seed}"
+            )
 
     final = averaged.module.eval()
-    scores = evaluate_plain(final, testing, eps=recipe.eps or 8 / 255, n=1000 if recipe.eps else 200)
+    scores = evaluate_plain(final, testing, eps=recipe.test_eps, n=1000 if recipe.eps else 200)
     card = {
         "name": recipe.name,
         "dataset": recipe.dataset,
@@ -115,6 +123,7 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "teacher": recipe.teacher,
+        "start": start,
         **scores,
         "training_hours": round(seconds / 3600, 2),
         "command": command,
@@ -153,14 +162,37 @@ def evaluate_plain(model: nn.Module, data: ImageSet, *, eps: float, n: int = 100
 
 
 def matmul_rate(seconds: float = 0.3) -> float:
-    """Floating-point operations per second of a 1024 x 1024 bfloat16 matrix product on this machine, best of many."""
-    a = torch.randn(1024, 1024).bfloat16()
+    """Floating-point operations per second of a 1024 x 1024 matrix product on this machine, best of many, in bfloat16
+    or float32, whichever is faster here."""
+    a = torch.randn(1024, 1024).to(torch.bfloat16 if bfloat16_is_faster("cpu") else torch.float32)
     best, until = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - started)
     return 2 * 1024**3 / best
+
+
+def _start(model: nn.Module, start: str) -> str:
+    """First weights from a loader `module:function`, or from the model of that name: all that have the same shape.
+    Return what the card says of them."""
+    module, colon, function = start.partition(":")
+    if colon:
+        getattr(importlib.import_module(module), function)(model)
+        return start
+    state = model.state_dict()
+    earlier = load_model(start).state_dict()
+    model.load_state_dict({**state, **{k: v for k, v in earlier.items() if v.shape == state[k].shape}})
+    card = card_of(start)
+    return f"{start} ({card['epochs']} epochs, sha256 {card['sha256'][:12]})"
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    """channels-last, the faster one, unless a layer has a number of channels that 8 does not divide: there PyTorch's
+    weight gradient of strided 1 x 1 convolutions writes beyond its memory (2.13, oneDNN 3.12, AVX2 processors)."""
+    channels = [c for m in model.modules() if isinstance(m, nn.Conv2d) for c in (m.in_channels, m.out_channels)]
+    aligned = all(c % 8 == 0 for c in channels if c > 3)
+    return torch.channels_last if aligned else torch.contiguous_format
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -185,7 +217,7 @@ def _targets(recipe: Recipe, training: ImageSet, num_classes: int) -> Tensor:
         teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for start in range(0, len(training), 250):
             x = training.floats(start, start + 250).contiguous(memory_format=torch.channels_last)
-            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16):
+            with torch.no_grad(), mixed(x.device):
                 p = (teacher(x).float().softmax(1) + teacher(x.flip(3)).float().softmax(1)) / 2
             targets[start : start + 250].lerp_(p, recipe.teacher_weight)
     return targets
@@ -199,17 +231,20 @@ def _flops_per_image(model: nn.Module, recipe: Recipe) -> float:
 
 
 def _resume(
-    path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, seed: int
+    path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, settings: str
 ) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if (state["recipe"], state["seed"]) != (repr(recipe), seed):
-        print(f"{path} belongs to another recipe or seed: starting anew", file=sys.stderr)
-        return 0, 0.0
-    model.load_state_dict(state["model"])
-    averaged.load_state_dict(state["averaged"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["settings"] != settings:
+            print(f"{path} belongs to another recipe, seed or number of epochs: starting anew", file=sys.stderr)
+            return 0, 0.0
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: a damaged checkpoint; delete it to start anew") from error
     print(f"resuming after epoch {state['epoch']}", file=sys.stderr, flush=True)
     return int(state["epoch"]), float(state["seconds"])
 
@@ -221,8 +256,7 @@ def _save_checkpoint(
     optimizer: torch.optim.Optimizer,
     epoch: int,
     seconds: float,
-    recipe: Recipe,
-    seed: int,
+    settings: str,
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -230,8 +264,7 @@ def _save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "epoch": epoch,
         "seconds": seconds,
-        "recipe": repr(recipe),
-        "seed": seed,
+        "settings": settings,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")

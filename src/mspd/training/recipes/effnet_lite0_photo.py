@@ -15,6 +15,7 @@ RECIPE = Recipe(
     architecture="efficientnet_lite0",
     arguments={"resolution": 128},
     size=64,
+    test_eps=4 / 255,
     epochs=3,
     batch_size=64,
     lr=0.02,

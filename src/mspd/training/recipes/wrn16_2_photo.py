@@ -9,6 +9,7 @@ RECIPE = Recipe(
     arguments={"depth": 16, "width": 2, "stem_stride": 2, "stats": "imagenet"},
     size=64,
     eps=4 / 255,
+    test_eps=4 / 255,
     epochs=3,
     small_epochs=1,
     small_size=48,
