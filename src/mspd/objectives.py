@@ -18,3 +18,18 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     own = logits.gather(1, y[:, None])[:, 0]
     other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return other - own
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio (Croce and Hein 2020, "Reliable evaluation"), untargeted: the margin over the distance
+    of the largest to the third largest logit. At least three classes, hard labels."""
+    ranked = logits.topk(3, 1).values
+    return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Targeted DLR: the lead of class `target` (B,) over the label, over the distance of the largest logit to the mean
+    of the third and fourth. At least four classes, hard labels."""
+    ranked = logits.topk(4, 1).values
+    lead = logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
+    return lead / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from mspd.attacks.common import Loss, check_call, loss_gradient, wrong
 from mspd.ball import image_generators, project, random_offsets, step
 from mspd.errors import UsageError
-from mspd.guard import check_eps, check_images, check_labels, eval_mode
-from mspd.smoothing import input_gradient
+from mspd.guard import eval_mode
+from mspd.objectives import cross_entropy
 
 
 def pgd(
@@ -19,21 +20,31 @@ def pgd(
     generator: torch.Generator,
     steps: int = 20,
     step_size: float | None = None,
+    loss: Loss = cross_entropy,
+    stop_early: bool = False,
 ) -> Tensor:
-    """Ascend the cross-entropy of `model` from a random start inside the eps-ball around x; return x_adv.
+    """Ascend `loss` of `model` from a random start inside the eps-ball around x; return x_adv.
 
     x (B, C, H, W) in [0, 1]; y (B,) true labels; `step_size` eps/4 unless given. The random start follows from the
-    generator's seed and the image, not from the batch. Raises UsageError and InputError as `mcgs` does.
+    generator's seed and the image, not from the batch. With `stop_early` an image keeps the first point where it is
+    misread and costs nothing from there on; without, every image takes all steps. Raises UsageError and InputError as
+    `mcgs` does.
     """
-    check_images(x)
-    check_labels(y, len(x))
-    check_eps(eps, norm)
+    check_call(model, x, y, eps, norm)
     if steps < 1:
         raise UsageError("steps must be at least 1")
     step_size = step_size or eps / 4
     start = random_offsets(x.shape[1:], eps, norm, image_generators(x, generator))
     x_adv = project(x + start.to(x), x, eps, norm)
+    live = torch.arange(len(x), device=x.device)
     with eval_mode(model):
         for _ in range(steps):
-            x_adv = project(x_adv + step(input_gradient(model, x_adv, y), step_size, norm), x, eps, norm)
+            z = x_adv[live]
+            gradient, _, logits = loss_gradient(model, z, y[live], loss)
+            if stop_early:
+                kept = ~wrong(logits, y[live])
+                live, z, gradient = live[kept], z[kept], gradient[kept]
+                if len(live) == 0:
+                    break
+            x_adv[live] = project(z + step(gradient, step_size, norm), x[live], eps, norm)
     return x_adv

@@ -1,0 +1,64 @@
+"""What the attacks share: calls of the model in batches of a multiple of 8 rows, and the bookkeeping of images that
+are broken already.
+
+On CPUs the last bits of a network's output depend on how many rows it is called with, unless that is a multiple of 8;
+so a batch is filled up, and an image's result does not depend on how many others are still being attacked.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mspd.errors import UsageError
+from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
+
+_MULTIPLE = 8
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_call(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *, classes: int = 2) -> None:
+    """The contract of every attack: images in [0, 1], hard labels that the model has, a budget, at least `classes`
+    classes. Costs one call of the model with one image."""
+    check_images(x)
+    check_labels(y, len(x), soft=False)
+    check_eps(eps, norm)
+    with eval_mode(model):
+        logits = predict(model, x[:1])
+    check_logits(logits.expand(len(y), -1), y)
+    if logits.shape[1] < classes:
+        raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
+
+
+def _filled(rows: Tensor) -> Tensor:
+    missing = -len(rows) % _MULTIPLE
+    return torch.cat([rows, rows[torch.arange(missing, device=rows.device) % len(rows)]]) if missing else rows
+
+
+def _rgb(x: Tensor) -> Tensor:
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits (B, K) without a graph."""
+    with torch.no_grad():
+        logits: Tensor = model(_filled(_rgb(x)))[: len(x)]
+    return logits.float()
+
+
+def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient of each image's own loss with respect to the image, losses (B,), logits (B, K)).
+
+    `loss` takes logits and labels and returns one number an image; images with a single channel are shown as grey.
+    """
+    z = x.detach().requires_grad_(True)
+    logits = model(_filled(_rgb(z)))[: len(x)].float()
+    losses = loss(logits, y)
+    (gradient,) = torch.autograd.grad(losses.sum(), z)
+    return gradient, losses.detach(), logits.detach()
+
+
+def wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """True where the prediction is not the label, (B,) bool."""
+    return logits.argmax(1) != y

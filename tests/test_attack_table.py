@@ -1,0 +1,435 @@
+"""Every attack of the table: invariants on a small network, the known optimum on a linear model, exact counts."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mspd.attacks import ATTACKS, apgd, autoattack, bpda_eot, cw, decowa, rays, square
+from mspd.attacks.apgd import checkpoints, wrong_classes
+from mspd.attacks.decowa import Splines, warp
+from mspd.attacks.fab import to_plane
+from mspd.attacks.square import HALVINGS
+from mspd.errors import InputError, UsageError
+from mspd.models import build
+from mspd.objectives import dlr, margin, targeted_dlr
+
+#: cheap settings
+QUICK: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 3},
+    "cw": {"steps": 5},
+    "cw_pgd": {"steps": 3},
+    "apgd": {"steps": 6},
+    "apgd_t": {"steps": 5, "targets": 2},
+    "fab_t": {"steps": 5, "targets": 2},
+    "square": {"n_queries": 30},
+    "autoattack": {"steps": 4, "n_queries": 20},
+    "rays": {"n_queries": 60},
+    "decowa": {"steps": 2, "warps": 2},
+    "bpda_eot": {"steps": 3},
+}
+NORMS = [("Linf", 8 / 255), ("L2", 0.5)]
+LINF_ONLY = {"cw"}
+TABLE = [(name, *norm) for name in ATTACKS for norm in NORMS if norm[0] == "Linf" or name not in LINF_ONLY]
+#: attacks that look at the whole ball by gradients and must find a linear model's optimum
+GRADIENT = ["pgd", "cw_pgd", "apgd", "apgd_t", "autoattack", "decowa", "bpda_eot"]
+
+
+def g(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(n: int = 5, size: int = 16) -> Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), generator=g(1)).float() / 255
+
+
+class Linear(nn.Module):
+    """Five classes; class 0 leads by w . (x - 1/2) + lead over class 1, the others are far behind."""
+
+    def __init__(self, lead: float = 1.0, shape: tuple[int, ...] = (3, 8, 8)) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape, generator=g(2)))
+        self.lead = lead
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = ((x - 0.5) * self.w).flatten(1).sum(1) + self.lead
+        zero = torch.zeros_like(score)
+        return torch.stack([score, zero, zero - 50, zero - 60, zero - 70], 1)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build("wide_resnet", {"num_classes": 5, "depth": 10, "width": 1}).eval()
+
+
+@pytest.fixture(scope="module")
+def labels(network: nn.Module) -> Tensor:
+    """The network's own labels, but for the last picture."""
+    with torch.no_grad():
+        y = network(pictures()).argmax(1)
+    y[-1] = (y[-1] + 1) % 5
+    return y
+
+
+def test_table_is_complete() -> None:
+    assert set(QUICK) == set(ATTACKS)
+
+
+@pytest.mark.parametrize(("name", "norm", "eps"), TABLE)
+def test_invariants(name: str, norm: str, eps: float, network: nn.Module, labels: Tensor) -> None:
+    x, y, attack = pictures(), labels, ATTACKS[name]
+    before, state = x.clone(), torch.random.get_rng_state()
+    network.train()
+    network.bn.eval()  # type: ignore[union-attr]
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    x_adv = attack(network, x, y, eps=eps, norm=norm, generator=g(3), **QUICK[name])
+    assert network.training
+    assert not network.bn.training  # type: ignore[union-attr]
+    network.eval()
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert not x_adv.requires_grad
+    delta = (x_adv - x).flatten(1)
+    length = delta.abs().amax(1) if norm == "Linf" else delta.norm(dim=1)
+    assert bool((length <= eps * (1 + 1e-5)).all())
+    assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
+    assert torch.equal(x, before)
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(x_adv, attack(network, x, y, eps=eps, norm=norm, generator=g(3), **QUICK[name]))
+    # on one picture alone, as in the batch
+    alone = attack(network, x[2:3], y[2:3], eps=eps, norm=norm, generator=g(3), **QUICK[name])
+    assert torch.equal(alone, x_adv[2:3])
+    if name not in {"pgd", "cw_pgd", "decowa"}:
+        assert torch.equal(x_adv[-1], x[-1]), "a picture that is misread already is left alone"
+
+
+@pytest.mark.parametrize(("name", "norm", "eps"), TABLE)
+def test_attack_lowers_the_lead(name: str, norm: str, eps: float, network: nn.Module, labels: Tensor) -> None:
+    """With many times the budget every attack finds misread points of a network; a no-op finds none."""
+    x, y = pictures()[:4], labels[:4]
+    big = {"Linf": 0.4, "L2": 12.0}[norm]
+    more = {"steps": 20} if "steps" in QUICK[name] else {}
+    if name in {"square", "rays"}:
+        more = {"n_queries": 400}
+    if name == "cw":
+        more = {"steps": 200, "lr": 0.1, "c": 100.0}
+    x_adv = ATTACKS[name](network, x, y, eps=big, norm=norm, generator=g(3), **{**QUICK[name], **more})
+    with torch.no_grad():
+        assert not bool((network(x).argmax(1) != y).any())
+        assert int((network(x_adv).argmax(1) != y).sum()) >= (1 if name == "decowa" else 3)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", GRADIENT)
+def test_linear_model_optimum(name: str, norm: str) -> None:
+    """The lead over class 1 can fall by eps times the dual norm of w, and no further: an attack breaks a lead of 98 %
+    of that, and none breaks 101 %. An attack that moves nothing fails the first part."""
+    eps = 0.05 if norm == "Linf" else 0.3
+    shift = Linear().w.detach()
+    reach = eps * float(shift.abs().sum() if norm == "Linf" else shift.norm())
+    x, y = torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, dtype=torch.long)
+    settings = {"pgd": {"steps": 20}, "decowa": {"steps": 10, "warps": 40}, "bpda_eot": {"steps": 30}}.get(name, {})
+    if name == "decowa":  # warped gradients of white noise point elsewhere: use a smooth w
+        smooth = torch.nn.functional.interpolate(torch.randn(1, 3, 2, 2, generator=g(2)), (8, 8), mode="bilinear")[0]
+        reach = eps * float(smooth.abs().sum() if norm == "Linf" else smooth.norm())
+    for share, broken in ((0.98, True), (1.01, False)):
+        if name == "decowa":
+            share = 0.3 if broken else share  # warps blur the direction
+        model = Linear(lead=share * reach)
+        if name == "decowa":
+            model.w.data = smooth
+        x_adv = ATTACKS[name](model, x, y, eps=eps, norm=norm, generator=g(), **settings)
+        with torch.no_grad():
+            assert bool((model(x_adv).argmax(1) != y).all()) is broken, (share, broken)
+    identity = x
+    with torch.no_grad():
+        assert not bool((Linear(lead=0.98 * reach)(identity).argmax(1) != y).any())
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_fab_finds_the_boundary_of_a_linear_model(norm: str) -> None:
+    """FAB looks for the nearest misread point: it succeeds with 3 % more than the distance and not with 2 % less."""
+    w = Linear().w.detach()
+    x, y = torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, dtype=torch.long)
+    distance = 1.0 / float(w.abs().sum() if norm == "Linf" else w.norm())
+    for share, broken in ((1.06, True), (0.98, False)):
+        x_adv = ATTACKS["fab_t"](Linear(), x, y, eps=share * distance, norm=norm, generator=g(), steps=30)
+        assert bool((Linear()(x_adv).argmax(1) != y).all()) is broken
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_nearest_point_of_a_plane(norm: str) -> None:
+    """Against the plain projection where [0, 1] does not bind, and by the plane's equation where it does."""
+    z, w = torch.rand(6, 3, 4, 4, generator=g(1)), torch.randn(6, 3, 4, 4, generator=g(2))
+    at = (w * z).flatten(1).sum(1)
+    dual = w.flatten(1).abs().sum(1) if norm == "Linf" else w.flatten(1).norm(dim=1)
+    near = to_plane(z * 0.2 + 0.4, w, ((z * 0.2 + 0.4) * w).flatten(1).sum(1) - 0.05 * dual, norm)
+    size = near.flatten(1).abs().amax(1) if norm == "Linf" else near.flatten(1).norm(dim=1)
+    assert torch.allclose(size, torch.full((6,), 0.05), rtol=1e-3)
+    far = to_plane(z, w, at + 0.3 * dual, norm)
+    moved = (w * far).flatten(1).sum(1)
+    assert torch.allclose(moved, 0.3 * dual, rtol=2e-3, atol=2e-3)
+    assert 0 <= float((z + far).min()) <= float((z + far).max()) <= 1
+    never = to_plane(z, w, at + 1e6, norm)
+    assert torch.allclose(z + never, (w > 0).float(), atol=1e-4)
+
+
+# ---------------------------------------------------------------- the pieces
+
+
+def test_losses_by_hand() -> None:
+    logits, y = torch.tensor([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 5.0, 1.0]]), torch.tensor([0, 1])
+    assert torch.allclose(margin(logits, y), torch.tensor([-2.0, 3.0]))
+    assert torch.allclose(dlr(logits, y), torch.tensor([-2 / 3, 3 / 4]))
+    aim = torch.tensor([2, 3])
+    assert torch.allclose(targeted_dlr(logits, y, aim), torch.tensor([-3 / 3.5, -1 / 4.5]))
+    assert wrong_classes(logits, y).tolist() == [[1, 2, 3], [2, 3, 0]]
+
+
+def test_checkpoints_of_a_hundred_steps() -> None:
+    ends = torch.tensor(checkpoints(100)).cumsum(0).tolist()
+    assert ends == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_apgd_halves_its_step_and_converges() -> None:
+    """On a bowl around a point inside the ball a fixed step of 2 eps would bounce for ever."""
+
+    class Bowl(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            height = -(x - 0.53).square().flatten(1).sum(1)
+            return torch.stack([-height + 1, height, height - 9, height - 9], 1)
+
+    x = torch.full((1, 3, 4, 4), 0.5)
+    points: list[Tensor] = []
+
+    class Seen(Bowl):
+        def forward(self, x: Tensor) -> Tensor:
+            points.append(x.detach()[:1])
+            return super().forward(x)
+
+    apgd(Seen(), x, torch.tensor([0]), eps=0.1, generator=g(), steps=100)
+    last = torch.cat(points[-20:]) - 0.53
+    assert float(last.abs().max()) < 0.02
+
+
+def test_cw_is_short_and_weaker_than_the_budget() -> None:
+    """From the centre 50 steps of 0.01 reach tanh(0.5) = 46 % of the budget at most, and CW stays near the boundary."""
+    x, y = torch.full((1, 3, 8, 8), 0.5), torch.tensor([0])
+    w = Linear().w.detach()
+    easy, hard = Linear(lead=0.2 * 0.1 * float(w.abs().sum())), Linear(lead=0.6 * 0.1 * float(w.abs().sum()))
+    found = cw(easy, x, y, eps=0.1, generator=g(), c=1e3)
+    assert int(easy(found).argmax(1)) != 0
+    assert float((found - x).abs().max()) < 0.047
+    assert torch.equal(cw(hard, x, y, eps=0.1, generator=g(), c=1e3), x)
+    edge = torch.cat([torch.zeros(1, 3, 8, 4), torch.ones(1, 3, 8, 4)], 3)  # pixels at 0 and 1 can move, too
+    shifted = Linear(lead=0.05 * 0.1 * float(w.abs().sum()) - float(((edge - 0.5) * w).sum()))
+    moved = cw(shifted, edge, y, eps=0.1, generator=g(), c=1e3, steps=200) - edge
+    assert float(moved.abs().max()) > 0
+
+
+class Counting(nn.Module):
+    """Counts the rows that are not padding: every call's distinct images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        logits: Tensor = self.model(x)
+        return logits
+
+
+@pytest.mark.parametrize("attack", [square, rays])
+@pytest.mark.parametrize("limit", [1, 2, 3, 17, 50])
+def test_queries_are_counted_and_never_exceed_the_limit(
+    attack: Callable[..., Tensor], limit: int, network: nn.Module, labels: Tensor
+) -> None:
+    x = pictures(8)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    y[3] = (y[3] + 1) % 5  # misread already
+    model, queries = Counting(network), torch.zeros(8, dtype=torch.int64)
+    attack(model, x, y, eps=1e-4, generator=g(), n_queries=limit, queries=queries)
+    assert int(queries.max()) == limit
+    assert int(queries[3]) == 1
+    one = Counting(network)
+    own = torch.zeros(1, dtype=torch.int64)
+    attack(one, x[:1], y[:1], eps=1e-4, generator=g(), n_queries=limit, queries=own)
+    assert int(own) == limit
+    assert one.rows == 8 * limit + 8  # one row filled up to 8, and one look to check the call
+
+
+def test_square_follows_its_schedule(network: nn.Module) -> None:
+    """The side of what changes between two proposals shrinks as the queries pass the schedule's marks."""
+    assert len(HALVINGS) == 9
+    x = torch.full((1, 3, 20, 20), 0.5)
+    seen: list[Tensor] = []
+
+    class Robust(nn.Module):
+        """The lead never falls: every proposal is made from the first point."""
+
+        def forward(self, z: Tensor) -> Tensor:
+            seen.append(z[:1].clone())
+            return torch.tensor([[1.0, 0.0, -1.0]]).expand(len(z), -1) + 0 * z.sum()
+
+    square(Robust(), x, torch.tensor([0]), eps=0.1, generator=g(), n_queries=70)
+    first, proposals = seen[2], seen[3:]
+    assert torch.allclose((first - x).abs(), torch.tensor(0.1), atol=1e-6)
+    assert torch.equal(first[:, :, 0], first[:, :, -1])  # vertical stripes
+
+    def widest(points: list[Tensor]) -> int:
+        return max(int((p != first).any(1).flatten(1).any(0).view(20, 20).any(1).sum()) for p in points)
+
+    sides = [round(math.sqrt(0.8 / 2**k * 400)) for k in range(3)]
+    assert widest(proposals[:11]) == sides[0]
+    assert widest(proposals[11:51]) == sides[1]
+    assert widest(proposals[51:]) == sides[2]
+
+
+def test_rays_distance_on_a_linear_model() -> None:
+    """RayS finds the sign vector of w, the Linf optimum; its distance falls with the queries, towards the optimum."""
+    model, x, y = Linear(shape=(3, 2, 2)), torch.full((1, 3, 2, 2), 0.5), torch.tensor([0])
+    best = 1.0 / float(model.w.detach().abs().sum())
+    lengths = []
+    for limit in (40, 150, 1500):
+        distance = torch.zeros(1)
+        rays(model, x, y, eps=1e-3, generator=g(), n_queries=limit, distances=distance)
+        lengths.append(float(distance))
+    assert lengths[0] >= lengths[1] >= lengths[2]
+    assert lengths[2] == pytest.approx(best, rel=0.03)
+    found = rays(model, x, y, eps=1.05 * lengths[2], generator=g(), n_queries=1500)
+    assert int(model(found).argmax(1)) != 0
+    queries = torch.zeros(1, dtype=torch.int64)
+    rays(model, x, y, eps=0.4, generator=g(), n_queries=1500, queries=queries)
+    assert int(queries) < 100  # it stops within the budget
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 20)])
+def test_warp_of_nothing_is_the_image(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *size, generator=g())
+    splines = Splines(*size, x.device)
+    assert torch.allclose(warp(x, splines.places(torch.zeros(2, 1, 2))), x, atol=1e-4)
+    moved = warp(x, splines.places(torch.tensor([[[0.5, 0.0]], [[0.0, -0.5]]])))
+    assert not torch.allclose(moved, x, atol=0.05)
+    assert torch.allclose(moved[:, :, 0, 0], x[:, :, 0, 0], atol=1e-3)  # the corners stay
+
+
+def test_decowa_takes_gradients_of_the_surrogate_only(network: nn.Module, labels: Tensor) -> None:
+    class NoGradient(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = network(x).detach()
+            return logits
+
+    x = pictures()
+    a = decowa(NoGradient(), x, labels, eps=0.03, generator=g(), surrogate=network, steps=2, warps=2)
+    b = decowa(network, x, labels, eps=0.03, generator=g(), steps=2, warps=2)
+    assert torch.equal(a, b)
+
+
+# ---------------------------------------------------------------- purifiers and random models
+
+
+def noise(x: Tensor, *, generator: torch.Generator) -> Tensor:
+    return (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
+def test_bpda_without_a_purifier_is_pgd_from_the_image(network: nn.Module, labels: Tensor) -> None:
+    x = pictures()
+    calls = Counting(network)
+    x_adv = bpda_eot(calls, x, labels, eps=1e-4, generator=g(), steps=4)
+    assert calls.rows <= 8 * (1 + 3 * 5)  # one sample a step, not twenty
+    same = bpda_eot(network, x, labels, eps=1e-4, generator=g(), steps=4, purifier=lambda z, generator: z)
+    assert torch.equal(x_adv, same)
+
+
+def test_bpda_goes_through_a_random_purifier() -> None:
+    """A linear model behind noise: the mean gradient is the model's own, so the optimum is reached; and what breaks it
+    once by chance is not counted."""
+    x, y, eps = torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, dtype=torch.long), 0.05
+    reach = eps * float(Linear().w.detach().abs().sum())
+    for share, broken in ((0.9, True), (1.1, False)):
+        model = Linear(lead=share * reach)
+        x_adv = bpda_eot(
+            model, x, y, eps=eps, generator=g(), purifier=noise, steps=10, step_size=eps / 4, samples=6, checks=100
+        )
+        held = [bool((model(noise(x_adv, generator=g(100 + k))).argmax(1) == y).all()) for k in range(5)]
+        assert (sum(held) < 3) is broken
+    with pytest.raises(InputError, match=r"the purifier returns shape \(1, 3, 4, 4\)"):
+        bpda_eot(Linear(), x, y, eps=eps, generator=g(), purifier=lambda z, generator: z[:, :, ::2, ::2])
+
+
+def test_rand_asks_a_deterministic_model_once(network: nn.Module, labels: Tensor) -> None:
+    x, rows = pictures(), {}
+    for eot in (1, 20):
+        model = Counting(network)
+        autoattack(model, x, labels, eps=1e-4, generator=g(), version="rand", steps=3, eot=eot)
+        rows[eot] = model.rows
+    assert rows[1] == rows[20]
+
+    class Random(Counting):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0.01 * torch.rand(len(x), 5, generator=self.generator)
+
+    model = Random(network)
+    model.generator = g()
+    autoattack(model, x, labels, eps=1e-4, generator=g(), version="rand", steps=3, eot=20)
+    assert model.rows > 10 * rows[1]
+
+
+def test_broken_images_cost_nothing_more(network: nn.Module, labels: Tensor) -> None:
+    x = pictures()
+    rows = {}
+    for eps in (1e-5, 0.4):
+        model = Counting(network)
+        autoattack(model, x, labels, eps=eps, generator=g(), steps=10, n_queries=50)
+        rows[eps] = model.rows
+    assert rows[0.4] < rows[1e-5] / 3
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), loss="mse"), "unknown loss 'mse': use ce or dlr"),
+        (lambda m, x, y: autoattack(m, x, y, eps=0.1, generator=g(), version="plus"), "unknown version 'plus'"),
+        (lambda m, x, y: cw(m, x, y, eps=0.1, norm="L2", generator=g()), "use norm='Linf'"),
+        (lambda m, x, y: square(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
+        (lambda m, x, y: rays(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
+    ],
+)
+def test_wrong_options(call: Callable[..., object], line: str, network: nn.Module, labels: Tensor) -> None:
+    with pytest.raises(UsageError) as caught:
+        call(network, pictures(), labels)
+    assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["apgd_t", "autoattack"])
+def test_too_few_classes(name: str) -> None:
+    class Three(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(2).mean(2) * torch.tensor([3.0, -2.0, 1.0])
+
+    with pytest.raises(UsageError, match="needs at least 4 classes, the model has 3: use pgd"):
+        ATTACKS[name](Three(), pictures(2), torch.tensor([0, 1]), eps=0.1, generator=g())
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_bad_input(name: str) -> None:
+    model, x, y = Linear(), torch.full((1, 3, 8, 8), 0.5), torch.tensor([0])
+    for change, error, line in (
+        ({"eps": 8}, UsageError, "did you mean 8/255?"),
+        ({"norm": "L1"}, UsageError, "use 'Linf' or 'L2'"),
+        ({"x": x * 255}, InputError, "divide by 255"),
+        ({"y": torch.tensor([7])}, InputError, "outside the model's 5 classes"),
+        ({"y": torch.tensor([[1.0, 0, 0, 0, 0]])}, InputError, "pass integer labels"),
+    ):
+        call: dict[str, Any] = {"x": x, "y": y, "eps": 0.1, **change}
+        with pytest.raises(error) as caught:
+            ATTACKS[name](model, call.pop("x"), call.pop("y"), generator=g(), **call)
+        assert line in str(caught.value)
