@@ -68,8 +68,8 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
     preset = get_preset(preset_name)
     out = RESULTS / f"gain-{preset_name}.json"
     weights = {name: card_of(name)["sha256"][:12] for name in (preset.classifier, preset.backbone, *preset.targets)}
-    setting = {"preset": preset_name, "eps": preset.eps, "attack": "pgd, 20 steps of eps/4, one random start",
-               "n": n, "seed": seed, "attack_gradients": "plain float32" if exact else "of mspd.prepare",
+    setting = {"preset": preset_name, "eps": preset.eps,
+               "attack": "pgd, 20 steps of eps/4 or until misread, one random start", "n": n, "seed": seed, "attack_gradients": "plain float32" if exact else "of mspd.prepare",
                "weights": weights}  # fmt: skip
     done = json.loads(out.read_text()) if out.exists() else {}
     rows = done["rows"] if done.get("setting") == setting else {}
@@ -92,7 +92,9 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
                 generator = torch.Generator().manual_seed(seed)
                 x_def = mcgs(model, x, aim, eps=preset.eps, generator=generator, **row.settings)
                 x_def = through_files(x, images.quantise(x_def, x, preset.eps), preset.eps)
-            report = evaluate(target, x_def, y, attack="pgd", eps=preset.eps, seed=seed, fast=not exact)
+            report = evaluate(
+                target, x_def, y, attack="pgd", eps=preset.eps, seed=seed, fast=not exact, stop_early=True
+            )
             scores[name] = {
                 "clean": "".join("01"[int(b)] for b in report.per_image["clean"]),
                 "robust": "".join("01"[int(b)] for b in report.per_image["robust"]),

@@ -82,9 +82,9 @@ def main() -> None:
         versions[f"protected at full size x {scale}, then downsized"] = torch.cat(rows)
     lines += [f"## Sizes ({len(inside)} photos of the preset's classes, shorter side 256 x scale)", ""]
     lines += ["| version | clean | robust |", "|---|---:|---:|"]
-    base = evaluate(target, plain, y, eps=PRESET.eps).per_image
+    base = evaluate(target, plain, y, eps=PRESET.eps, stop_early=True).per_image
     for name, x in versions.items():
-        report = evaluate(target, x, y, eps=PRESET.eps)
+        report = evaluate(target, x, y, eps=PRESET.eps, stop_early=True)
         cells = []
         for kind in ("clean", "robust"):
             gain, low, high = (100 * v for v in paired_interval(base[kind], report.per_image[kind]))
@@ -96,14 +96,14 @@ def main() -> None:
 
     x = torch.cat([downsized(decode(data)) for data, _ in outside])
     y = predict(target, x)
-    base = evaluate(target, x, y, eps=PRESET.eps).per_image
+    base = evaluate(target, x, y, eps=PRESET.eps, stop_early=True).per_image
     lines += [f"## Labels ({len(outside)} photos of other classes; the label to keep is the target's own)", ""]
     lines += ["| label given to the defence | kept without attack | kept under PGD-20 |", "|---|---:|---:|"]
     kept = float(base["robust"].float().mean())
     lines.append(f"| no defence | 100.0% | {kept:.1%} |")
     for name, k in (("hard: the best class", 0), ("soft: the best 3", 3), ("soft: the best 5", 5),
                     ("soft: the best 10", 10), ("soft: all", 100)):  # fmt: skip
-        report = evaluate(target, Protector(PRESET, soft_labels=k)(x), y, eps=PRESET.eps)
+        report = evaluate(target, Protector(PRESET, soft_labels=k)(x), y, eps=PRESET.eps, stop_early=True)
         gain, low, high = (100 * v for v in paired_interval(base["robust"], report.per_image["robust"]))
         lines.append(f"| {name} | {report.clean_acc:.1%} | {report.robust_acc:.1%} "
                      f"({gain:+.1f}, {low:+.1f} to {high:+.1f}) |")  # fmt: skip

@@ -138,7 +138,7 @@ def test_other_classes_in_the_test_part(pictures: Path, tmp_path: Path) -> None:
 def test_continues_the_weights_of_another_model(pictures: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     train(STANDARD, pictures, first)
-    card = train(replace(STANDARD, start=str(first), epochs=1, lr=1e-9, average=0.0), pictures, second)
+    card = train(replace(STANDARD, epochs=1, lr=1e-9, average=0.0), pictures, second, start=str(first))
     assert card["start"] == f"{first} (2 epochs, sha256 {card_of(first)['sha256'][:12]})"
     earlier, later = (load_model(path).get_parameter("stem.weight") for path in (first, second))
     assert torch.allclose(earlier, later, atol=1e-3)

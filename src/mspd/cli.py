@@ -133,6 +133,7 @@ def train(
         int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training; another seed gives another backbone.")
     ] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    start: Annotated[str | None, typer.Option(help="Continue the weights of this model, by name or path.")] = None,
 ) -> None:
     """Train a model by a recipe, on the pictures of the paper's data sets or on your own."""
     from mspd.training import get_recipe, list_recipes
@@ -150,7 +151,7 @@ def train(
     if out.exists():
         raise WeightsError(f"{out}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
-    card = run_training(chosen, data, out, seed=seed, epochs=epochs, command=command)
+    card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
     console.print(f"{out}: clean accuracy {card['clean_acc']:.1%}, PGD-20 accuracy {card['pgd20_acc']:.1%}")
 
 

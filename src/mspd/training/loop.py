@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,21 @@ from mspd.training.standard import augment
 
 
 def train(
-    recipe: Recipe, data: str | Path, out: str | Path, *, seed: int = 0, epochs: int | None = None, command: str = ""
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    start: str | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Train `recipe` on the image set in `data`, write `out` (safetensors) and its card beside it; return the card.
 
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
+    `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
     """
+    recipe = replace(recipe, start=start or recipe.start)
     out = Path(out)
     epochs = epochs or recipe.epochs
     training, testing = (load(data, split, size=recipe.size) for split in ("train", "test"))
@@ -51,7 +61,7 @@ def train(
     model = build(recipe.architecture, arguments)
     layout = _layout(model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
-    start = _start(model, recipe.start) if recipe.start else None
+    origin = _start(model, recipe.start) if recipe.start else None
     _freeze(model, recipe)
     averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
@@ -123,7 +133,7 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "teacher": recipe.teacher,
-        "start": start,
+        "start": origin,
         **scores,
         "training_hours": round(seconds / 3600, 2),
         "command": command,

@@ -1,5 +1,5 @@
-"""The photo backbone: PreActResNet-18 of half the published width on 64-pixel pictures, adversarially trained at 4/255
-towards the classifier's probabilities."""
+"""A robust photo target that the defence never sees: PreActResNet-18 of half the published width on 64-pixel pictures,
+trained at 3/255, a budget that so small a network fits better than 4/255."""
 
 from mspd.training.recipe import Recipe
 
@@ -9,10 +9,12 @@ RECIPE = Recipe(
     architecture="preact_resnet18",
     arguments={"width": 32, "stem_stride": 2, "stats": "imagenet"},
     size=64,
-    eps=4 / 255,
-    epochs=5,
+    eps=3 / 255,
+    test_eps=4 / 255,
+    epochs=4,
+    lr=0.1,
+    warmup=0.1,
     small_epochs=2,
     small_size=48,
     crop=6,
-    teacher="effnet-lite0-photo",
 )

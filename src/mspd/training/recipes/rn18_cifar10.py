@@ -1,4 +1,5 @@
-"""A robust CIFAR-10 target that the defence never sees: ResNet-18 of three eighths of the published width."""
+"""A robust CIFAR-10 target that the defence never sees: ResNet-18 of three eighths of the published width, trained at
+6/255, a budget that so small a network fits better than 8/255."""
 
 from mspd.training.recipe import Recipe
 
@@ -8,8 +9,10 @@ RECIPE = Recipe(
     architecture="resnet18",
     arguments={"width": 24},
     size=32,
-    eps=8 / 255,
-    epochs=4,
-    small_epochs=1,
+    eps=6 / 255,
+    epochs=3,
+    lr=0.1,
+    warmup=0.1,
+    small_epochs=2,
     small_size=24,
 )
