@@ -68,9 +68,15 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
     preset = get_preset(preset_name)
     out = RESULTS / f"gain-{preset_name}.json"
     weights = {name: card_of(name)["sha256"][:12] for name in (preset.classifier, preset.backbone, *preset.targets)}
-    setting = {"preset": preset_name, "eps": preset.eps,
-               "attack": "pgd, 20 steps of eps/4 or until misread, one random start", "n": n, "seed": seed, "attack_gradients": "plain float32" if exact else "of mspd.prepare",
-               "weights": weights}  # fmt: skip
+    setting = {
+        "preset": preset_name,
+        "eps": preset.eps,
+        "attack": "pgd, 20 steps of eps/4 or until misread, one random start",
+        "n": n,
+        "seed": seed,
+        "attack_gradients": "plain float32" if exact else "of mspd.prepare",
+        "weights": weights,
+    }
     done = json.loads(out.read_text()) if out.exists() else {}
     rows = done["rows"] if done.get("setting") == setting else {}
     test = load(data, "test", size=preset.size, limit=n)
