@@ -399,6 +399,29 @@ def mpo(kind: int) -> bytes:
     return first[:2] + segment(0xE2, index) + first[2:] + second
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_preview_inside_exif_is_blanked(tmp_path, order):
+    """A small copy of the unprotected picture must not travel along; all else in the EXIF stays as it is."""
+    preview = encoded(smooth(20, 28), "JPEG")
+    plain = exif_bytes(order=order)
+    (start,) = struct.unpack_from(order + "I", plain, 4)
+    (count,) = struct.unpack_from(order + "H", plain, start)
+    link, second = start + 2 + 12 * count, len(plain)
+    place = second + 2 + 24 + 4
+    ifd = struct.pack(order + "HHHIIHHIII", 2, 0x0201, 4, 1, place, 0x0202, 4, 1, len(preview), 0)
+    full = plain[:link] + struct.pack(order + "I", second) + plain[link + 4 :] + ifd + preview
+    path = write(tmp_path / "a.jpg", smooth(), exif=b"Exif\0\0" + full)
+    assert preview in path.read_bytes()
+    kept = images.read(path).exif
+    assert len(kept) == len(full)
+    assert kept[:link] == plain[:link]
+    assert kept[link + 4 : second] == plain[link + 4 :]
+    assert kept[place:] == bytes(len(preview))
+    images.save(images.read(path), nudge(images.read(path).pixels, 2), tmp_path / "b.png", eps=8 / 255)
+    assert preview[:200] not in (tmp_path / "b.png").read_bytes()
+    assert images.read(tmp_path / "b.png").exif == kept
+
+
 def test_a_camera_preview_behind_a_jpeg_is_left_out(tmp_path):
     (tmp_path / "a.jpg").write_bytes(mpo(0x010002))
     got = read(tmp_path / "a.jpg")

@@ -58,6 +58,7 @@ _TURNS = {
 _ORIENTATION = 0x0112
 _XMP_TAG = 700
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
+_PREVIEW = (0x0201, 0x0202)  # where the preview begins, and its length
 # What describes a picture in the first directory of a TIFF; the other tags there describe its storage.
 _TIFF_TAGS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, *_SUB_IFDS)
 
@@ -74,8 +75,9 @@ class Picture:
     pixels: (H, W, C) uint8, C 3 (RGB) or 1 (grey), EXIF orientation applied
     alpha:  (H, W) uint8, or None
     format: Pillow's name of the file format
-    exif:   EXIF from its byte-order mark on, as in the file but for the orientation, set to 1; from a TIFF, its
-            descriptive tags. EXIF that cannot be parsed is kept as it is and turns nothing
+    exif:   EXIF from its byte-order mark on, as in the file but for the orientation, set to 1, and the preview (a
+            small unprotected copy), blanked; from a TIFF, its descriptive tags. EXIF that cannot be parsed is kept as
+            it is and turns nothing
     icc, xmp: bytes as in the file, but for an orientation inside the XMP, set to 1 when the EXIF one was applied
     dpi:    (horizontal, vertical)
     """
@@ -399,7 +401,27 @@ def _upright(exif: bytes | None) -> tuple[int, bytes | None]:
                 if value in _TURNS:
                     orientation = value
                     struct.pack_into(form, patched, at + 8, 1)
-    return orientation, bytes(patched)
+    return orientation, _without_preview(bytes(patched))
+
+
+def _without_preview(exif: bytes) -> bytes:
+    """The EXIF with the link to its second directory, the preview's, set to 0, and the preview's bytes, too."""
+    patched = bytearray(exif)
+    with suppress(KeyError, struct.error):
+        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        link = start + 2 + 12 * count
+        (second,) = struct.unpack_from(order + "I", exif, link)
+        if second:
+            struct.pack_into(order + "I", patched, link, 0)
+            (count,) = struct.unpack_from(order + "H", exif, second)
+            entries = (struct.unpack_from(order + "HHII", exif, second + 2 + 12 * k) for k in range(count))
+            values = {tag: value for tag, _, _, value in entries}
+            place, size = values.get(_PREVIEW[0], 0), values.get(_PREVIEW[1], 0)
+            if place and place + size <= len(exif):
+                patched[place : place + size] = bytes(size)
+    return bytes(patched)
 
 
 def _described(source: Image.Exif) -> Image.Exif:

@@ -26,7 +26,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("cifar10", "resnext-cifar10", "prn18-cifar10", ("wrn16-2-cifar10", "rn18-cifar10"), 32, 8 / 255, 20, 0),
-        Preset("photo", "effnet-lite0-photo", "prn18-photo", ("wrn16-2-photo",), 64, 4 / 255, 20, 5),
+        Preset("photo", "effnet-lite0-photo", "prn18-photo", ("effnet-lite0-robust-photo",), 64, 4 / 255, 20, 5),
     )
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, symbolic_trace
+from torch.fx import GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
@@ -74,10 +74,17 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
     return Prepared(net.to(dtype).to(memory_format=torch.channels_last), dtype).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
+class _Leaves(Tracer):
+    """Looks into modules that have parts, and takes the others as they are: what they do may depend on the shape."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return next(m.children(), None) is None or super().is_leaf_module(m, module_qualified_name)
+
+
 def _fold(net: nn.Module) -> nn.Module:
     """Merge each BatchNorm into the convolution whose output only it reads; `net` itself when it cannot be traced."""
     try:
-        graph = symbolic_trace(net)
+        graph = GraphModule(net, _Leaves().trace(net))
     except Exception:  # tracing fails in many ways on foreign code; the unfolded copy is just slower
         return net
     modules = dict(graph.named_modules())
@@ -87,9 +94,11 @@ def _fold(net: nn.Module) -> nn.Module:
         source, norm = node.args[0], modules[node.target]
         if source.op != "call_module" or len(source.users) > 1 or not norm.track_running_stats:
             continue
-        if type(modules[source.target]) is not nn.Conv2d or _calls(graph, source.target) > 1:
+        convolution = modules[source.target]
+        plain = type(convolution) is nn.Conv2d or getattr(convolution, "foldable", False)
+        if not plain or _calls(graph, source.target) > 1:
             continue
-        _replace(graph, source.target, fuse_conv_bn_eval(modules[source.target], norm))
+        _replace(graph, source.target, fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(source)
         graph.graph.erase_node(node)
     graph.delete_all_unused_submodules()

@@ -63,6 +63,9 @@ class Depthwise(torch.autograd.Function):
 class SameConv(nn.Conv2d):
     """Convolution with TensorFlow's 'same' padding: the odd pixel of padding goes to the right and the bottom."""
 
+    #: linear in weight and bias, so that `mspd.prepare` may fold a BatchNorm into it
+    foldable = True
+
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
         for size, kernel, stride in zip(reversed(x.shape[2:]), self.kernel_size, self.stride, strict=True):
@@ -72,12 +75,12 @@ class SameConv(nn.Conv2d):
         if len(set(pads)) > 1:  # uneven: PyTorch's convolution pads evenly only
             x, pad = F.pad(x, pads), 0
         if self.groups == 1:
-            return F.conv2d(x, weight, None, self.stride, pad)
+            return F.conv2d(x, weight, self.bias, self.stride, pad)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
         out: Tensor = Depthwise.apply(x, weight, self.stride[0], pad)  # type: ignore[no-untyped-call]
-        return out
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -103,8 +106,21 @@ class MBConv(nn.Module):
         if self.expand is not None and self.bn0 is not None:
             out = F.relu6(self.bn0(self.expand(out)))
         out = F.relu6(self.bn1(self.depthwise(out)))
-        out = self.bn2(self.project(out))
-        return out + x if self.residual else torch.as_tensor(out)
+        projected: Tensor = self.bn2(self.project(out))
+        return projected + x if self.residual else projected
+
+
+class Enlarge(nn.Module):
+    """Images of another size become square ones of `resolution` pixels."""
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        self.size = (resolution, resolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == self.size:
+            return x
+        return F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
 
 
 class EfficientNetLite0(nn.Module):
@@ -115,7 +131,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, *, num_classes: int, resolution: int = 224, stats: str = "half") -> None:
         super().__init__()
-        self.resolution = resolution
+        self.enlarge = Enlarge(resolution)
         self.normalize = Normalize(stats)
         self.stem = SameConv(3, 32, 3, 2, bias=False)
         self.bn0 = _norm(32)
@@ -131,9 +147,7 @@ class EfficientNetLite0(nn.Module):
         self.head = nn.Linear(1280, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.resolution or x.shape[-2] != self.resolution:
-            x = F.interpolate(x, size=(self.resolution, self.resolution), mode="bilinear", antialias=True)
-        x = F.relu6(self.bn0(self.stem(self.normalize(x))))
+        x = F.relu6(self.bn0(self.stem(self.normalize(self.enlarge(x)))))
         x = F.relu6(self.bn1(self.conv_head(self.blocks(x))))
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits

@@ -1,4 +1,5 @@
-"""The photo backbone: the photo classifier, adversarially trained at 4/255 on pictures of 64 pixels."""
+"""A robust photo target that the defence never sees: EfficientNet-Lite0 at 64 pixels, started from the photo classifier
+and adversarially trained at 4/255."""
 
 from mspd.training.recipe import Recipe
 

@@ -1,5 +1,5 @@
-"""A robust photo target that the defence never sees: PreActResNet-18 of half the published width on 64-pixel pictures,
-trained at 3/255, a budget that so small a network fits better than 4/255."""
+"""The photo backbone: PreActResNet-18 of half the published width on 64-pixel pictures, trained at 3/255, a budget that
+so small a network fits better than 4/255."""
 
 from mspd.training.recipe import Recipe
 
