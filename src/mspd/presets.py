@@ -25,7 +25,9 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("cifar10", "resnext-cifar10", "prn18-cifar10", ("wrn16-2-cifar10", "rn18-cifar10"), 32, 8 / 255, 20, 0),
+        Preset(
+            "cifar10", "effnet-lite0-cifar10", "prn18-cifar10", ("wrn16-2-cifar10", "rn18-cifar10"), 32, 8 / 255, 20, 0
+        ),
         Preset("photo", "effnet-lite0-photo", "prn18-photo", ("effnet-lite0-robust-photo",), 64, 4 / 255, 20, 5),
     )
 }
