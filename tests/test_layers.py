@@ -9,7 +9,8 @@ ROOT = Path(mspd.__file__).parent
 #: from top to bottom; a name covers a module or a whole folder
 ROOMS = (
     "errors", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
-    "defenses", "attacks", "evaluation", "presets", "protector", "verify", "training", "batch", "cli",
+    "defenses", "attacks", "purifiers", "reversion", "adapters", "evaluation", "presets", "protector", "verify",
+    "benchmark", "training", "batch", "cli",
 )  # fmt: skip
 
 

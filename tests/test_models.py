@@ -83,7 +83,7 @@ def test_every_file_has_its_card() -> None:
 
 
 def test_every_architecture_is_tried() -> None:
-    assert set(SMALL) == set(ARCHITECTURES)
+    assert set(SMALL) == set(ARCHITECTURES) - {"unet"}  # no classifier: see test_diffpure.py
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -106,6 +106,23 @@ def test_round_trip_in_half_precision(architecture: str, tmp_path: Path) -> None
     first = path.read_bytes()
     save_model(again, path, card)
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("low", [0x80, 0x50])
+def test_weights_whose_first_byte_is_a_pickles(low: int, tmp_path: Path) -> None:
+    """A safetensors file begins with the length of its header, which may be any number."""
+    path = tmp_path / "mine.safetensors"
+    model = build("resnet20", {"num_classes": 3, "width": 4})
+    save_model(model, path, {"architecture": "resnet20", "arguments": {"num_classes": 3, "width": 4}, "classes": []})
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    longer = length + (low - length) % 256
+    padded = longer.to_bytes(8, "little") + data[8 : 8 + length] + b" " * (longer - length) + data[8 + length :]
+    path.write_bytes(padded)
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**card, "sha256": hashlib.sha256(padded).hexdigest()}))
+    assert padded[0] == low
+    load_model(path)
 
 
 def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

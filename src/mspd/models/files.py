@@ -119,5 +119,5 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
     start = head.lstrip()[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<head")):
         raise WeightsError(f"{path}: this is a web page, not weights; the download failed, fetch the file again")
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):  # safetensors: a length, then "{"
         raise WeightsError(f"{path}: a pickle can run code and is never loaded; convert it to safetensors")

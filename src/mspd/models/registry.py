@@ -9,6 +9,7 @@ from mspd.errors import WeightsError
 from mspd.models.efficientnet import efficientnet_lite0
 from mspd.models.preact import preact_resnet18, wide_resnet
 from mspd.models.resnet import resnet18, resnet20, resnext
+from mspd.models.unet import unet
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "efficientnet_lite0": efficientnet_lite0,
@@ -16,6 +17,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet20": resnet20,
     "resnext": resnext,
+    "unet": unet,
     "wide_resnet": wide_resnet,
 }
 

@@ -27,6 +27,7 @@ from mspd.errors import UsageError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
 from mspd.objectives import cross_entropy
 from mspd.training.adversarial import n_fgsm
+from mspd.training.denoising import denoising_loss, evaluate_denoiser
 from mspd.training.memory import keep_freed_memory
 from mspd.training.precision import bfloat16_is_faster, mixed
 from mspd.training.recipe import Recipe
@@ -57,7 +58,7 @@ def train(
     num_classes = int(training.labels.max()) + 1
     keep_freed_memory()
     torch.manual_seed(seed)
-    arguments = {**recipe.arguments, "num_classes": num_classes}
+    arguments = recipe.arguments if recipe.denoise else {**recipe.arguments, "num_classes": num_classes}
     model = build(recipe.architecture, arguments)
     layout = _layout(model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -65,8 +66,12 @@ def train(
     _freeze(model, recipe)
     averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
-    optimizer = torch.optim.SGD(_groups(model, recipe), lr=recipe.lr, momentum=0.9, nesterov=True)
-    targets = _targets(recipe, training, num_classes)
+    optimizer: torch.optim.Optimizer
+    if recipe.denoise:
+        optimizer = torch.optim.Adam(_groups(model, recipe), lr=recipe.lr)
+    else:
+        optimizer = torch.optim.SGD(_groups(model, recipe), lr=recipe.lr, momentum=0.9, nesterov=True)
+        targets = _targets(recipe, training, num_classes)
 
     checkpoint, settings = out.with_name(out.name + ".ckpt"), f"{recipe}, epochs {epochs}, seed {seed}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
@@ -96,12 +101,15 @@ def train(
                 if size != recipe.size:
                     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=layout)
-                y = targets[index]
-                if recipe.eps:
-                    x = n_fgsm(model, x, y, eps=recipe.eps, generator=generator)
-                with mixed(x.device):
-                    logits = model(x)
-                loss = cross_entropy(logits.float(), y).mean()
+                if recipe.denoise:
+                    loss = denoising_loss(model, x, timesteps=recipe.denoise, generator=generator)
+                else:
+                    y = targets[index]
+                    if recipe.eps:
+                        x = n_fgsm(model, x, y, eps=recipe.eps, generator=generator)
+                    with mixed(x.device):
+                        logits = model(x)
+                    loss = cross_entropy(logits.float(), y).mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -120,7 +128,10 @@ def train(
             )
 
     final = averaged.module.eval()
-    scores = evaluate_plain(final, testing, eps=recipe.test_eps, n=1000 if recipe.eps else 200)
+    if recipe.denoise:
+        scores = evaluate_denoiser(final, testing, timesteps=recipe.denoise)
+    else:
+        scores = evaluate_plain(final, testing, eps=recipe.test_eps, n=1000 if recipe.eps else 200)
     card = {
         "name": recipe.name,
         "dataset": recipe.dataset,
@@ -128,7 +139,7 @@ def train(
         "arguments": arguments,
         "size": recipe.size,
         "classes": list(training.classes),
-        "training": "adversarial (N-FGSM)" if recipe.eps else "standard",
+        "training": "denoising" if recipe.denoise else "adversarial (N-FGSM)" if recipe.eps else "standard",
         "eps": recipe.eps,
         "epochs": epochs,
         "seed": seed,
@@ -236,7 +247,8 @@ def _targets(recipe: Recipe, training: ImageSet, num_classes: int) -> Tensor:
 def _flops_per_image(model: nn.Module, recipe: Recipe) -> float:
     """Operations of one training image: forward and backward (3 forward passes), for adversarial training 2 more."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, recipe.size, recipe.size))
+        inputs = [torch.zeros(1, 3, recipe.size, recipe.size), torch.zeros(1)]
+        model.eval()(*inputs[: 2 if recipe.denoise else 1])
     return float(counter.get_total_flops() * (5 if recipe.eps else 3))
 
 

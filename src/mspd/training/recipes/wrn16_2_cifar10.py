@@ -10,9 +10,9 @@ RECIPE = Recipe(
     arguments={"depth": 16, "width": 2},
     size=32,
     eps=4 / 255,
-    epochs=3,
+    epochs=2,
     lr=0.1,
     warmup=0.1,
-    small_epochs=2,
+    small_epochs=1,
     small_size=24,
 )

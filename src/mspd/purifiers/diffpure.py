@@ -1,0 +1,84 @@
+"""DiffPure (Nie et al. 2022, "Diffusion models for adversarial purification"): noise the image a little, then let a
+diffusion model take the noise away."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mspd.ball import image_generators
+from mspd.errors import UsageError
+from mspd.guard import check_images
+from mspd.models import list_models, load_model
+
+#: timesteps of the whole diffusion and its noise rates (VP-SDE with beta from 0.1 to 20, discretised)
+STEPS = 1000
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+@cache
+def kept_signal() -> Tensor:
+    """Share of the signal's variance that is left before timestep i, (1001,) float64: 1 at i = 0."""
+    rates = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - rates).cumprod(0)])
+
+
+def add_noise(x: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+    """x (B, C, H, W) in [-1, 1] after `index` (B,) timesteps of the forward process."""
+    kept = kept_signal()[index][:, None, None, None]
+    return (kept.sqrt() * x + (1 - kept).sqrt() * noise).to(x.dtype)
+
+
+def diffpure(
+    x: Tensor,
+    *,
+    generator: torch.Generator,
+    t: float = 0.1,
+    strides: int | None = None,
+    denoiser: Denoiser | None = None,
+) -> Tensor:
+    """Purify x (B, C, H, W) in [0, 1]: noise up to time `t`, then back; values in [0, 1].
+
+    Every timestep by ancestral sampling (t = 0.1: 100 calls of the network), or with `strides` that many even,
+    deterministic strides (DDIM, Song et al. 2021). `denoiser(z, time)` predicts the noise in z (B, C, H, W), about
+    [-1, 1], at times (B,) in [0, 1]; the shipped one for 32 x 32 pictures unless given. Each image has its own noise,
+    from the generator's seed and the image. UsageError for a t outside (0, 1], for more strides than timesteps, and
+    where no denoiser is given or shipped.
+    """
+    check_images(x)
+    last = round(t * STEPS)
+    if not 1 <= last <= STEPS:
+        raise UsageError(f"t is {t:g}: give a time in (0, 1], the paper's is 0.1")
+    if strides is not None and not 1 <= strides <= last:
+        raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
+    network = denoiser or _shipped()
+    generators = image_generators(x, generator)
+
+    def noise() -> Tensor:
+        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+
+    kept = kept_signal().to(torch.float32).tolist()
+    z = add_noise(2 * x - 1, noise(), torch.full((len(x),), last))
+    with torch.no_grad():
+        if strides is None:
+            for i in range(last, 0, -1):
+                ratio = kept[i] / kept[i - 1]
+                predicted = network(z, torch.full((len(z),), (i - 1) / STEPS, device=z.device))
+                z = (z - (1 - ratio) / (1 - kept[i]) ** 0.5 * predicted) / ratio**0.5
+                if i > 1:
+                    z = z + (1 - ratio) ** 0.5 * noise()
+        else:
+            stops = torch.linspace(last, 0, strides + 1).round().long().tolist()
+            for i, j in pairwise(stops):
+                predicted = network(z, torch.full((len(z),), (i - 1) / STEPS, device=z.device))
+                clean = (z - (1 - kept[i]) ** 0.5 * predicted) / kept[i] ** 0.5
+                z = kept[j] ** 0.5 * clean + (1 - kept[j]) ** 0.5 * predicted
+    return ((z + 1) / 2).clamp(0, 1)
+
+
+def _shipped() -> Denoiser:
+    if "unet-cifar10" not in list_models():
+        raise UsageError("no denoiser is shipped yet: train one (mspd train unet-cifar10) and pass denoiser=")
+    return load_model("unet-cifar10")
