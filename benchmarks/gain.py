@@ -22,7 +22,7 @@ from torch import Tensor
 from mspd import Protector, evaluate, images, load_model, prepare
 from mspd.data import load
 from mspd.defenses import mcgs
-from mspd.metrics import paired_interval
+from mspd.metrics import gain_cell
 from mspd.models import card_of
 from mspd.presets import get_preset
 
@@ -140,11 +140,8 @@ def table(result: dict[str, Any]) -> str:
         for name in names:
             for kind in ("clean", "robust"):
                 after = bits(scores[name][kind])
-                cell = f"{float(after.float().mean()):.1%}"
-                if row != "no defence":
-                    gain, low, high = paired_interval(bits(rows["no defence"][name][kind]), after)
-                    cell += f" ({gain * 100:+.1f}, {low * 100:+.1f} to {high * 100:+.1f})"
-                cells.append(cell)
+                plain = f"{float(after.double().mean()):.1%}"
+                cells.append(plain if row == "no defence" else gain_cell(bits(rows["no defence"][name][kind]), after))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

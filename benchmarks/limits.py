@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mspd import Protector, evaluate, images, load_model
 from mspd.data import load
-from mspd.metrics import paired_interval, ssim
+from mspd.metrics import gain_cell, ssim
 from mspd.presets import get_preset
 from mspd.verify import jpeg
 
@@ -70,11 +70,8 @@ def main() -> None:
             found = evaluate(load_model(name), z, y, eps=preset.eps, fast=True, stop_early=True).per_image
             base.setdefault(name, found)
             for kind in ("clean", "robust"):
-                cell = f"{float(found[kind].float().mean()):.1%}"
-                if version != "no defence":
-                    gain, low, high = (100 * v for v in paired_interval(base[name][kind], found[kind]))
-                    cell += f" ({gain:+.1f}, {low:+.1f} to {high:+.1f})"
-                cells.append(cell)
+                plain = f"{float(found[kind].double().mean()):.1%}"
+                cells.append(plain if version == "no defence" else gain_cell(base[name][kind], found[kind]))
         lines.append(f"| {version} | {float(ssim(z, x).mean()):.3f} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)

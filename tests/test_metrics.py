@@ -1,11 +1,29 @@
 import math
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mspd.errors import InputError
-from mspd.metrics import l2, linf, paired_interval, psnr, ssim, wilson
+from mspd import metrics
+from mspd.errors import InputError, UsageError
+from mspd.metrics import (
+    cosine,
+    gain_cell,
+    gradient_similarity,
+    l2,
+    linf,
+    loss_split,
+    lpips,
+    mcnemar,
+    paired_interval,
+    psnr,
+    ssim,
+    wilson,
+)
 
 
 def pair(*shape: int, seed: int = 0, noise: float = 0.05, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -129,3 +147,178 @@ def test_paired_interval_refuses_what_is_not_paired():
     for a, b in ((yes, yes[:2]), (yes.float(), yes), (yes[:0], yes[:0]), (yes.view(1, 3), yes.view(1, 3))):
         with pytest.raises(InputError):
             paired_interval(a, b)
+
+
+def verdicts(both: int, lost: int, gained: int, neither: int) -> tuple[Tensor, Tensor]:
+    """Two readings of the same images, with so many that both, only the first, only the second, or none reads."""
+    pairs = [(True, True)] * both + [(True, False)] * lost + [(False, True)] * gained + [(False, False)] * neither
+    a, b = torch.tensor(pairs).T
+    return a, b
+
+
+def test_mcnemar_by_hand():
+    assert mcnemar(*verdicts(3, 0, 0, 4)) == 1
+    assert mcnemar(*verdicts(3, 0, 1, 4)) == 1
+    assert mcnemar(*verdicts(0, 0, 5, 0)) == 2 / 32
+    assert mcnemar(*verdicts(9, 1, 5, 0)) == 2 * (1 + 6) / 64
+    assert mcnemar(*verdicts(9, 5, 1, 7)) == mcnemar(*verdicts(0, 1, 5, 0))
+    assert mcnemar(*verdicts(0, 4, 4, 0)) == 1
+
+
+def test_mcnemar_is_the_binomial_tail():
+    for lost, gained in ((2, 9), (11, 3), (40, 70), (700, 900)):
+        n = lost + gained
+        tail = Fraction(2 * sum(math.comb(n, k) for k in range(min(lost, gained) + 1)), 2**n)
+        assert mcnemar(*verdicts(5, lost, gained, 5)) == pytest.approx(float(tail), rel=1e-12)
+    assert 0 < mcnemar(*verdicts(0, 0, 1000, 0)) < 1e-300
+    assert mcnemar(*verdicts(0, 0, 5000, 0)) == 0  # below what a float can hold
+
+
+def test_gain_cell():
+    a, b = verdicts(50, 5, 20, 25)
+    assert gain_cell(a, b) == "70.0% (+15.0, +5.7 to +24.3)"
+    assert gain_cell(b, a) == "55.0% (-15.0, -24.3 to -5.7)"
+    assert gain_cell(a, a) == "55.0% (+0.0, +0.0 to +0.0)"
+
+
+@pytest.mark.parametrize("compare", [mcnemar, gain_cell])
+def test_paired_comparisons_refuse_what_is_not_paired(compare):
+    yes = torch.ones(3, dtype=torch.bool)
+    for a, b in ((yes, yes[:2]), (yes.float(), yes), (yes[:0], yes[:0]), (yes.view(1, 3), yes.view(1, 3))):
+        with pytest.raises(InputError, match="two boolean tensors of the same shape"):
+            compare(a, b)
+
+
+def test_loss_split():
+    losses = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    robust = torch.tensor([True, False, True, False])
+    everything, success, failure = loss_split(losses, robust)
+    assert (everything, success, failure) == (3, 2, 4)
+    # the mixing weight that the three means imply is the robust accuracy
+    assert (failure - everything) / (failure - success) == pytest.approx(0.5)
+    everything, success, failure = loss_split(losses, torch.ones(4, dtype=torch.bool))
+    assert everything == success == 3
+    assert math.isnan(failure)
+    for bad in (robust[:3], robust.float()):
+        with pytest.raises(InputError, match="of the same images"):
+            loss_split(losses, bad)
+
+
+def test_cosine_of_known_directions():
+    a = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0], [1e-30, 0.0], [2.0, 2.0]]).view(5, 1, 1, 2)
+    b = torch.tensor([[4.0, 3.0], [0.0, 2.0], [1.0, 1.0], [1e-30, 1e-30], [-1.0, -1.0]]).view(5, 1, 1, 2)
+    expected = torch.tensor([0.96, 0.0, math.nan, math.sqrt(0.5), -1.0])
+    torch.testing.assert_close(cosine(a, b), expected, equal_nan=True)
+    torch.testing.assert_close(cosine(b, a), expected, equal_nan=True)
+    with pytest.raises(InputError, match="pass two"):
+        cosine(a, b[:1])
+
+
+class Plane(nn.Module):
+    """Two classes, logits w . x and its negative; the image's gradient lies along w, and is zero where x is black."""
+
+    def __init__(self, w: list[float], *, dead: bool = False) -> None:
+        super().__init__()
+        self.w, self.dead = nn.Parameter(torch.tensor(w).view(1, 3, 1, 1)), dead
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = (self.w * (x.relu() if not self.dead else x.square())).flatten(1).sum(1)
+        return torch.stack([score, -score], 1)
+
+
+def test_gradient_similarity_by_hand():
+    x = torch.full((60, 3, 2, 2), 0.5)
+    x[7] = 0
+    y = torch.arange(60) % 2
+    a, b = Plane([1.0, 2.0, 2.0]), Plane([2.0, 1.0, -2.0])
+    assert gradient_similarity(a, a, x[:7], y[:7]).tolist() == pytest.approx([1.0] * 7)
+    found = gradient_similarity(a.train(), b, x[:7], y[:7])
+    assert found.shape == (7,)
+    assert found.tolist() == pytest.approx([0.0] * 7, abs=1e-6)
+    assert a.training
+    assert a.w.grad is None
+    square = Plane([1.0, 2.0, 0.0], dead=True)
+    found = gradient_similarity(a, square, x, y)
+    assert found.isnan().tolist() == [i == 7 for i in range(60)]
+    assert found.nanmean().item() == pytest.approx(5 / (3 * math.sqrt(5)))
+    soft = gradient_similarity(a, square, x[:2], torch.eye(2)[y[:2]])
+    torch.testing.assert_close(soft, found[:2])
+
+
+def test_gradient_similarity_refuses():
+    x, y = torch.full((1, 3, 2, 2), 0.5), torch.tensor([0])
+    model = Plane([1.0, 2.0, 2.0])
+    with pytest.raises(InputError, match="divide by 255"):
+        gradient_similarity(model, model, x * 255, y)
+    with pytest.raises(InputError, match="outside the model's 2 classes"):
+        gradient_similarity(model, model, x, y + 2)
+    with pytest.raises(InputError, match="without its softmax"):
+        gradient_similarity(model, nn.Sequential(model, nn.Softmax(1)), x, y)
+
+
+# ---------------------------------------------------------------- LPIPS
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """An empty cache of torch, and no network kept from before or for after."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    metrics._lpips_network.cache_clear()
+    yield tmp_path
+    metrics._lpips_network.cache_clear()
+
+
+class Package(ModuleType):
+    """Stands for the lpips package in these tests: its network is the mean absolute difference."""
+
+    def __init__(self) -> None:
+        super().__init__("lpips")
+        self.seen: list[tuple[float, float]] = []
+
+    def LPIPS(self, *, net: str, verbose: bool) -> nn.Module:  # noqa: N802
+        package = self
+
+        class Network(nn.Module):
+            def forward(self, a: Tensor, b: Tensor) -> Tensor:
+                package.seen.append((float(a.min()), float(a.max())))
+                assert a.shape[1] == 3
+                return (a - b).abs().mean((1, 2, 3), keepdim=True)
+
+        assert (net, verbose) == ("alex", False)
+        return Network()
+
+
+def test_lpips_without_what_it_needs(home: Path, monkeypatch: pytest.MonkeyPatch):
+    x, ref = pair(1, 3, 32, 32)
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(UsageError, match="pip install lpips"):
+        lpips(x, ref)
+    package = Package()
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    with pytest.raises(UsageError) as caught:
+        lpips(x, ref)
+    assert "fetch https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in str(caught.value)
+    assert str(home / "checkpoints" / "alexnet-owt-7be5be79.pth") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    (home / "checkpoints").mkdir()
+    (home / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"<!doctype html>")
+    with pytest.raises(UsageError, match="not AlexNet's weights, or damaged; fetch https"):
+        lpips(x, ref)
+    assert package.seen == []
+    for a, b in ((x[:, :, :30], ref[:, :, :30]), (x, ref[:, :, 1:])):
+        with pytest.raises(InputError):
+            lpips(a, b)
+
+
+def test_lpips_scales_its_images(home: Path, monkeypatch: pytest.MonkeyPatch):
+    package = Package()
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    monkeypatch.setattr(metrics, "_ALEXNET", "https://example.org/alexnet-e3b0c442.pth")  # as the empty file's sha256
+    (home / "checkpoints").mkdir()
+    (home / "checkpoints" / "alexnet-e3b0c442.pth").touch()
+    x, ref = torch.zeros(60, 1, 31, 33), torch.zeros(60, 1, 31, 33)
+    x[:, :, 0] = 1
+    values = lpips(x, ref)
+    assert values.shape == (60,)
+    assert package.seen == [(-1.0, 1.0)] * 2
+    assert values.tolist() == pytest.approx([2 / 31] * 60)  # twice the difference in [0, 1]

@@ -1,18 +1,29 @@
-"""How far apart two images are, and how sure a measured accuracy is: pure functions.
+"""How far apart two images are, how alike two models see them, and how sure a measured accuracy is: pure functions.
 
 Distances and similarities take (B, C, H, W) tensors in [0, 1] of one shape and return one number per image, (B,).
 """
 
+import hashlib
+import importlib
 import math
+import warnings
+from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from mspd.errors import InputError
+from mspd.errors import InputError, UsageError
+from mspd.guard import check_images, check_labels, check_logits, eval_mode
+from mspd.objectives import cross_entropy
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with the data range L = 1
+_ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+_LPIPS_SIDE = 31  # below, AlexNet's second pooling has nothing left to pool
+#: images of one network call
+_ROWS = 48
 
 
 def _check_pair(x: Tensor, reference: Tensor) -> None:
@@ -74,6 +85,88 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     return (luminance * structure).flatten(1).mean(dim=1)
 
 
+def lpips(x: Tensor, reference: Tensor) -> Tensor:
+    """Learned perceptual distance of each image (Zhang et al. 2018): AlexNet, version 0.1, through the lpips package.
+
+    Images are passed in [0, 1], as everywhere, and scaled to the network's [-1, 1] here; nothing is resized. Sides of
+    at least 31 pixels. UsageError when the package or AlexNet's weights are missing: nothing is downloaded here, and
+    nothing stands in for them.
+    """
+    _check_pair(x, reference)
+    if min(x.shape[2:]) < _LPIPS_SIDE:
+        raise InputError(f"LPIPS needs sides of at least {_LPIPS_SIDE} pixels, not {tuple(x.shape[2:])}")
+    network = _lpips_network().to(x.device)
+    values = []
+    with torch.no_grad():
+        for a, b in zip(torch.split(x, _ROWS), torch.split(reference, _ROWS), strict=True):
+            a, b = (2 * z.float().expand(-1, 3, -1, -1) - 1 for z in (a, b))
+            values.append(network(a, b).flatten())
+    return torch.cat(values)
+
+
+@cache
+def _lpips_network() -> nn.Module:
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(_ALEXNET).name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package asks torchvision in an older manner
+        try:
+            library = importlib.import_module("lpips")
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
+            raise UsageError("LPIPS needs the lpips package and its torchvision: pip install lpips") from error
+        if not weights.is_file():
+            raise UsageError(f"LPIPS needs AlexNet's weights, once: fetch {_ALEXNET} and put it at {weights}")
+        checksum = weights.stem.rpartition("-")[2]  # the first digits, by torch's custom
+        if not hashlib.sha256(weights.read_bytes()).hexdigest().startswith(checksum):
+            raise UsageError(f"{weights}: not AlexNet's weights, or damaged; fetch {_ALEXNET} again")
+        network: nn.Module = library.LPIPS(net="alex", verbose=False)
+    return network.eval().requires_grad_(False)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine between two directions of each image, (B, C, H, W) perturbations or gradients: (B,) in [-1, 1].
+
+    NaN where one of the two is zero and has no direction; `nanmean` leaves these images out.
+    """
+    _check_pair(a, b)
+    u, v = (z.flatten(1) / z.flatten(1).abs().amax(1, keepdim=True) for z in (a, b))  # tiny gradients do not underflow
+    cosines: Tensor = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    return cosines.clamp(-1, 1)
+
+
+def gradient_similarity(model_a: nn.Module, model_b: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cosine between the two models' input gradients of the cross-entropy at each image (Table XI): (B,).
+
+    x (B, C, H, W) clean images in [0, 1], y (B,) true labels. No smoothing. NaN where a gradient is zero: the table's
+    number is `.nanmean()`. Raises InputError for tensors or models outside the contract.
+    """
+    check_images(x)
+    check_labels(y, len(x))
+    return cosine(_input_gradients(model_a, x, y), _input_gradients(model_b, x, y))
+
+
+def _input_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    gradients: list[Tensor] = []
+    with eval_mode(model):
+        for piece, labels in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
+            z = piece.detach().requires_grad_(True)
+            logits = model(z.expand(-1, 3, -1, -1))
+            check_logits(logits, labels)
+            gradients.extend(torch.autograd.grad(cross_entropy(logits.float(), labels).sum(), z))
+    return torch.cat(gradients)
+
+
+def loss_split(losses: Tensor, robust: Tensor) -> tuple[float, float, float]:
+    """Mean loss over all images, over those that survive the attack, and over those that fall (Table XI).
+
+    `losses` (n,): cross-entropy of the target on the defended images before the attack; `robust` (n,) boolean. NaN for
+    a group without images.
+    """
+    if losses.shape != robust.shape or losses.ndim != 1 or robust.dtype != torch.bool:
+        raise InputError("loss_split needs losses (n,) and booleans (n,) of the same images")
+    groups = (losses, losses[robust], losses[~robust])
+    return tuple(group.double().mean().item() for group in groups)  # type: ignore[return-value]
+
+
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson score interval of a rate, 95 % by default: (low, high) in [0, 1]; (0, 1) when nothing was measured."""
     if not 0 <= successes <= n:
@@ -92,9 +185,34 @@ def paired_interval(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     `a` and `b` are boolean (n,), true where an image is read correctly. Normal approximation of the paired difference;
     when no image changes sides the interval has no width, which says little for a small n.
     """
-    if a.shape != b.shape or a.ndim != 1 or len(a) == 0 or a.dtype != torch.bool or b.dtype != torch.bool:
-        raise InputError("paired_interval needs two boolean tensors of the same shape (n,), n at least 1")
+    _check_verdicts(a, b)
     change = b.double() - a.double()
     difference = change.mean().item()
     half = 1.96 * math.sqrt(change.var(correction=0).item() / len(change))
     return difference, max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """p-value of McNemar's exact test that `a` and `b` are read equally well: two-sided, binomial, in (0, 1].
+
+    `a` and `b` as in `paired_interval`. Only images that one reads and the other does not count; without any it is 1.
+    """
+    _check_verdicts(a, b)
+    lost, gained = int((a & ~b).sum()), int((b & ~a).sum())
+    n = lost + gained
+    ways, tail = 1, 0  # of choosing k images out of n
+    for k in range(min(lost, gained) + 1):
+        tail += ways
+        ways = ways * (n - k) // (k + 1)
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def gain_cell(before: Tensor, after: Tensor) -> str:
+    """Accuracy of `after`, its points over `before` and their paired 95 % interval: "43.0% (+10.1, +8.2 to +12.0)"."""
+    difference, low, high = (100 * value for value in paired_interval(before, after))
+    return f"{after.double().mean().item():.1%} ({difference:+.1f}, {low:+.1f} to {high:+.1f})"
+
+
+def _check_verdicts(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0 or a.dtype != torch.bool or b.dtype != torch.bool:
+        raise InputError("a paired comparison needs two boolean tensors of the same shape (n,), n at least 1")

@@ -1,7 +1,25 @@
-"""Defences: each is `defense(model, x, y, *, eps, norm, generator, **params) -> x_def`."""
+"""Defences: each is `defense(model, x, y, *, eps, norm, generator, **params) -> x_def`.
 
+MCGS is the method; unadv, bilevel and cascade are what the paper compares it with; gaussian and uniform are controls.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from mspd.defenses.bilevel import bilevel
+from mspd.defenses.cascade import cascade
 from mspd.defenses.mcgs import mcgs
+from mspd.defenses.noise import gaussian, uniform
+from mspd.defenses.unadv import unadv
 
-DEFENSES = {"mcgs": mcgs}
+DEFENSES: dict[str, Callable[..., Tensor]] = {
+    "mcgs": mcgs,
+    "unadv": unadv,
+    "bilevel": bilevel,
+    "cascade": cascade,
+    "gaussian": gaussian,
+    "uniform": uniform,
+}
 
-__all__ = ["DEFENSES", "mcgs"]
+__all__ = ["DEFENSES", "bilevel", "cascade", "gaussian", "mcgs", "unadv", "uniform"]
