@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mspd.attacks import ATTACKS, apgd, autoattack, bpda_eot, cw, decowa, rays, square
-from mspd.attacks.apgd import checkpoints, wrong_classes
+from mspd.attacks.apgd import checkpoints
+from mspd.attacks.common import wrong_classes
 from mspd.attacks.decowa import Splines, warp
 from mspd.attacks.fab import to_plane
 from mspd.attacks.square import HALVINGS

@@ -4,7 +4,7 @@ steps whose size is halved at checkpoints when the loss stops growing."""
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import Loss, check_call, loss_gradient, predict, wrong
+from mspd.attacks.common import Loss, check_call, loss_gradient, over_targets, predict, wrong
 from mspd.ball import image_generators, project, step
 from mspd.errors import UsageError
 from mspd.guard import eval_mode
@@ -68,28 +68,12 @@ def apgd_t(
     At least four classes; with fewer than `targets` wrong classes, all of them. Else as `apgd`.
     """
     check_call(model, x, y, eps, norm, classes=4)
-    x_adv = x.clone()
+
+    def run(x: Tensor, y: Tensor, aim: Tensor, rank: int) -> Tensor:
+        return ascend(model, x, y, eps=eps, norm=norm, generator=generator, steps=steps, aim=aim, salt=rank)
+
     with eval_mode(model):
-        logits = predict(model, x)
-        ranked = wrong_classes(logits, y)
-        live = (~wrong(logits, y)).nonzero()[:, 0]
-        for rank in range(min(targets, ranked.shape[1])):
-            if len(live) == 0:
-                break
-            aim = ranked[live, rank]
-            z = ascend(
-                model, x[live], y[live], eps=eps, norm=norm, generator=generator, steps=steps, aim=aim, salt=rank
-            )
-            x_adv[live] = z
-            live = live[~wrong(predict(model, z), y[live])]
-    return x_adv
-
-
-def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
-    """All classes but the label, likeliest first: (B, K - 1)."""
-    order = logits.argsort(stable=True, dim=1, descending=True)
-    others: Tensor = order[order != y[:, None]].view(len(y), -1)
-    return others
+        return over_targets(model, x, y, targets, run)
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -59,6 +59,31 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
     return gradient, losses.detach(), logits.detach()
 
 
+def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
+    """All classes but the label, likeliest first: (B, K - 1)."""
+    order = logits.argsort(stable=True, dim=1, descending=True)
+    others: Tensor = order[order != y[:, None]].view(len(y), -1)
+    return others
+
+
+def over_targets(
+    model: nn.Module, x: Tensor, y: Tensor, targets: int, run: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+) -> Tensor:
+    """run(x, y, target classes, rank) towards each of the `targets` likeliest wrong classes of the clean images in
+    turn, always on the images that are still read correctly; x_adv, x itself for images that are misread already."""
+    x_adv = x.clone()
+    logits = predict(model, x)
+    ranked = wrong_classes(logits, y)
+    live = (~wrong(logits, y)).nonzero()[:, 0]
+    for rank in range(min(targets, ranked.shape[1])):
+        if len(live) == 0:
+            break
+        z = run(x[live], y[live], ranked[live, rank], rank)
+        x_adv[live] = z
+        live = live[~wrong(predict(model, z), y[live])]
+    return x_adv
+
+
 def wrong(logits: Tensor, y: Tensor) -> Tensor:
     """True where the prediction is not the label, (B,) bool."""
     return logits.argmax(1) != y

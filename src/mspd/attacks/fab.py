@@ -4,8 +4,7 @@ examples"): walks along the linearised boundary and pulls back towards the origi
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.apgd import wrong_classes
-from mspd.attacks.common import check_call, loss_gradient, predict, wrong
+from mspd.attacks.common import check_call, loss_gradient, over_targets, predict, wrong
 from mspd.guard import eval_mode
 
 LARGEST_PULL, OVERSHOOT, PULL_BACK = 0.1, 1.05, 0.9
@@ -29,18 +28,12 @@ def fab_t(
     all others come back unchanged. Starts at x itself: nothing is drawn from `generator`. Errors as in `pgd`.
     """
     check_call(model, x, y, eps, norm)
-    x_adv = x.clone()
+
+    def run(x: Tensor, y: Tensor, aim: Tensor, _: int) -> Tensor:
+        return _walk(model, x, y, aim, eps=eps, norm=norm, steps=steps)
+
     with eval_mode(model):
-        logits = predict(model, x)
-        ranked = wrong_classes(logits, y)
-        live = (~wrong(logits, y)).nonzero()[:, 0]
-        for rank in range(min(targets, ranked.shape[1])):
-            if len(live) == 0:
-                break
-            found = _walk(model, x[live], y[live], ranked[live, rank], eps=eps, norm=norm, steps=steps)
-            x_adv[live] = found
-            live = live[~wrong(predict(model, found), y[live])]
-    return x_adv
+        return over_targets(model, x, y, targets, run)
 
 
 def _walk(model: nn.Module, x: Tensor, y: Tensor, aim: Tensor, *, eps: float, norm: str, steps: int) -> Tensor:
