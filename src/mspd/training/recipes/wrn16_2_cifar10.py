@@ -10,9 +10,7 @@ RECIPE = Recipe(
     arguments={"depth": 16, "width": 2},
     size=32,
     eps=4 / 255,
-    epochs=2,
+    epochs=5,
     lr=0.1,
     warmup=0.1,
-    small_epochs=1,
-    small_size=24,
 )
