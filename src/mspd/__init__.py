@@ -10,6 +10,7 @@ attacks it (Wang et al., "Minimal cascade gradient smoothing for fast transferab
 """
 
 from mspd import attacks, defenses
+from mspd.benchmark import benchmark
 from mspd.errors import ImageError, InputError, MspdError, UsageError, WeightsError
 from mspd.evaluation import Report, evaluate
 from mspd.models import list_models, load_model
@@ -34,6 +35,7 @@ __all__ = [
     "Verifier",
     "WeightsError",
     "attacks",
+    "benchmark",
     "defenses",
     "evaluate",
     "list_models",

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,6 +126,99 @@ def verify(
 
 
 @app.command()
+def revert(
+    pictures: Annotated[list[Path], typer.Argument(help="Protected pictures, or folders of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Output file, or folder.")],
+    preset: PresetOption = "photo",
+    setting: Annotated[
+        str, typer.Option(help="What the attacker knows of the backbone: white (all), gray, or black (nothing).")
+    ] = "white",
+    backbone: Annotated[
+        str | None, typer.Option(help="Instead of the setting's: a model's name or a .safetensors file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attacker.")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Test a protection: protect the copies again and take that move back. Whoever has the backbone can do this."""
+    import numpy as np
+
+    from mspd import images
+    from mspd.batch import plan
+    from mspd.protector import Protector
+    from mspd.reversion import surrogate
+
+    protector = Protector(preset, backbone=backbone or surrogate(preset, setting), device=device)
+    failed = False
+    for job in plan(pictures, out):
+        try:
+            picture = images.read(job.source)
+            again, _, _ = protector.protect_pixels(picture.pixels, seed=seed)
+            pixels = np.clip(2 * picture.pixels.astype(np.int16) - again, 0, 255).astype(np.uint8)  # Eq. 7
+            job.output.parent.mkdir(parents=True, exist_ok=True)
+            images.save(picture, pixels, job.output, eps=protector.settings.eps)
+            console.print(f"written: {job.output}")
+        except MspdError as error:
+            _complain(error)
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def benchmark(
+    data: Annotated[Path, typer.Option(help="Folder with test pictures, as for 'mspd train'.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rows, summary and pictures.")],
+    preset: PresetOption = "cifar10",
+    defense: Annotated[
+        list[str] | None, typer.Option(help="A name, or package.module:function; repeat for several. [mcgs]")
+    ] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="A model's name or a .safetensors file. [the preset's]")
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="The same. [the preset's]")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="A name, or package.module:function. [pgd]")] = None,
+    treatment: Annotated[
+        list[str] | None, typer.Option(help="Before the attack: a purifier, or revert:white, gray, black or a model.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="The first n test pictures.")] = 500,
+    eps_def: Annotated[str | None, typer.Option(help="Budget of the defence. [the preset's]")] = None,
+    eps_adv: Annotated[str | None, typer.Option(help="Budget of the attack. [the preset's]")] = None,
+    norm: Annotated[str, typer.Option(help="Linf or L2, of the attack.")] = "Linf",
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same rows.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the attacked pictures as PNG.")] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure what defences gain on targets under attack, picture by picture. Resumes after a kill."""
+    from mspd.benchmark import benchmark as run
+
+    sys.path.insert(0, "")  # package.module:function may lie in this folder
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+        warnings.simplefilter("always", UserWarning)
+        summary = run(
+            data, out, preset=preset, defenses=defense or "mcgs", backbones=backbone or None, targets=target or None,
+            attacks=attack or "pgd", treatments=treatment or "none", n=n,
+            eps_def=None if eps_def is None else number(eps_def), eps_adv=None if eps_adv is None else number(eps_adv),
+            norm=norm, seed=seed, keep=keep, device=device,
+        )  # fmt: skip
+    table = Table()
+    for column in ("picture", "target", "attack", "clean", "robust"):
+        table.add_column(column, overflow="fold")
+    for score in summary.scores:
+        cell = score.cell
+        through = f" on {cell.backbone}" if len(backbone or []) > 1 and cell.backbone != "none" else ""
+        treated = "" if cell.treatment == "none" else f", then {cell.treatment}"
+        clean, robust = (
+            f"{acc:.1%}" if gain is None else f"{acc:.1%} ({', '.join(f'{100 * g:+.1f}' for g in gain)})"
+            for acc, gain in ((score.clean_acc, score.clean_gain), (score.robust_acc, score.robust_gain))
+        )
+        table.add_row(cell.defense + through + treated, cell.target, cell.attack, clean, robust)
+    console.print(table)
+    console.print("in brackets: points over no defence on the same pictures, and their 95 % interval")
+    console.print(f"written: {summary.out / 'summary.md'}")
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; 'mspd train list' shows them.")],
     data: Annotated[Path | None, typer.Option(help="Folder with train and test pictures.")] = None,
@@ -152,7 +246,10 @@ def train(
         raise WeightsError(f"{out}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
     card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
-    console.print(f"{out}: clean accuracy {card['clean_acc']:.1%}, PGD-20 accuracy {card['pgd20_acc']:.1%}")
+    if chosen.denoise:
+        console.print(f"{out}: mean square error of the noise {card['noise_mse']:.4f}")
+    else:
+        console.print(f"{out}: clean accuracy {card['clean_acc']:.1%}, PGD-20 accuracy {card['pgd20_acc']:.1%}")
 
 
 @app.command()
@@ -166,9 +263,10 @@ def models() -> None:
         table.add_column(column)
     for name in list_models():
         card = card_of(name)
-        robust = f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
-        size = f"{card['bytes'] / 1e6:.1f}"
-        table.add_row(name, card["dataset"], card["training"], f"{card['clean_acc']:.1%}", robust, size)
+        clean, robust = "-", "-"
+        if "clean_acc" in card:
+            clean, robust = f"{card['clean_acc']:.1%}", f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
+        table.add_row(name, card["dataset"], card["training"], clean, robust, f"{card['bytes'] / 1e6:.1f}")
     console.print(table)
 
 

@@ -1,14 +1,18 @@
 """The contract at the door: images, labels, budgets and models are checked here, each failure one clear line."""
 
 import math
+import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mspd.ball import check_norm
 from mspd.errors import InputError, UsageError
+from mspd.objectives import cross_entropy
 
 
 def check_images(x: Tensor, name: str = "x") -> None:
@@ -82,3 +86,108 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """The global random state of torch, numpy and Python seeded inside, as it was afterwards: for foreign code that
+    draws from it."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def check_placement(model: nn.Module, device: torch.device, name: str) -> None:
+    """All of a model must be float32 and on `device`, where the images are; InputError otherwise."""
+    tensors = [*model.parameters(), *model.buffers()]
+    other = next((t.device for t in tensors if t.device.type != device.type), None)
+    if other is not None:
+        raise InputError(f"{name} is on {other}, the images are on {device}: move one of them with .to(device)")
+    dtype = next((t.dtype for t in tensors if t.is_floating_point() and t.dtype != torch.float32), None)
+    if dtype is not None:
+        raise InputError(f"{name} is {dtype}: verdicts are float32, pass it as model.float()")
+
+
+def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
+    """What a measurement needs of a model, tried on a few images x (B, C, H, W) with labels y: finite logits that fit
+    the labels, else InputError; a warning for train mode, for random outputs and for gradients that are zero."""
+    if any(module.training for module in model.modules()):
+        warnings.warn(f"{name} is in train mode: it is measured in evaluation mode; call .eval() on it", stacklevel=2)
+    with eval_mode(model), seeded(0, x.device):
+        z = x.clone().requires_grad_(True)
+        try:
+            logits, again = model(z), model(z)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{name} does not take images {tuple(x.shape)} ({reason}): pass [0, 1] images") from error
+        if not isinstance(logits, Tensor):
+            raise InputError(f"{name} returns a {type(logits).__name__}: it must return logits (B, classes)")
+        try:
+            check_logits(logits.detach(), y)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4):
+            message = f"{name} answers the same images differently when asked twice: its accuracy depends on the seed"
+            warnings.warn(f"{message}; attack it with autoattack version='rand' or bpda_eot", stacklevel=2)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z, allow_unused=True)
+    flat = torch.ones(len(x)) if gradient is None else gradient.flatten(1).abs().amax(1) == 0
+    if int(flat.sum()):
+        message = f"{name} has no gradient at {int(flat.sum())} of {len(x)} images: gradient attacks see nothing there"
+        warnings.warn(f"{message}; attack it with square or rays", stacklevel=2)
+
+
+def check_accuracy(
+    accuracy: float, interval: tuple[float, float], classes: int, name: str, stated: float | None = None
+) -> None:
+    """The accuracy measured before any attack, with an interval that almost surely holds the true one, must not lie
+    below chance (InputError); a warning when it is far from the accuracy that the model's card states."""
+    if interval[1] < 1 / classes:
+        raise InputError(
+            f"{name} reads {accuracy:.1%} of the images right, below chance for {classes} classes: the labels are "
+            "wrong, or in another order than the model's classes"
+        )
+    if stated is not None and not interval[0] - 0.02 <= stated <= interval[1] + 0.02:
+        warnings.warn(
+            f"{name} reads {accuracy:.1%} of the images right, its card says {stated:.1%}: are the images normalised, "
+            "or of another data set?",
+            stacklevel=2,
+        )
+
+
+def check_result(z: Tensor, x: Tensor, name: str, *, eps: float | None = None, norm: str = "Linf") -> None:
+    """What an attack, a defence or a purifier made of x must have x's shape, type and device, be finite, in [0, 1] and,
+    with `eps`, in the ball around x; InputError otherwise. 1e-6 is granted to rounding (L2: also 1e-5 of eps)."""
+    if not isinstance(z, Tensor):
+        raise InputError(f"{name} returns a {type(z).__name__}: it must return a tensor like x")
+    if z.shape != x.shape:
+        raise InputError(f"{name} returns shape {tuple(z.shape)}: it must keep x's {tuple(x.shape)}")
+    if z.dtype != x.dtype:
+        raise InputError(f"{name} returns {z.dtype}: it must keep x's {x.dtype}")
+    if z.device != x.device:
+        raise InputError(f"{name} returns a tensor on {z.device}: it must stay on {x.device}")
+    if not bool(torch.isfinite(z).all()):
+        raise InputError(f"{name} returns NaN or infinite values")
+    low, high = float(z.min()), float(z.max())
+    if low < -1e-6 or high > 1 + 1e-6:
+        raise InputError(f"{name} returns values in [{low:.3g}, {high:.3g}]: clamp them to [0, 1]")
+    if eps is None:
+        return
+    moved = (z - x).flatten(1)
+    length = moved.abs().amax(1) if norm == "Linf" else moved.norm(dim=1)
+    most = float(length.max())
+    if most > eps * (1 if norm == "Linf" else 1 + 1e-5) + 1e-6:
+        at = int(length.argmax())
+        sizes = (f"{most * 255:.4g}/255", f"{eps * 255:.4g}/255") if norm == "Linf" else (f"{most:.4g}", f"{eps:.4g}")
+        raise InputError(
+            f"{name} leaves the {norm} ball: image {at} of the piece moves by {sizes[0]}, eps is {sizes[1]}; project it"
+        )

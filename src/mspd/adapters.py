@@ -1,0 +1,139 @@
+"""Functions from outside: by name, as `package.module:function`, or made of an attack of another library.
+
+The other libraries are imported when their attack runs; mspd does not depend on them. Each adapter gives them what mspd
+decides (the model, the images, the labels, eps) and takes images back; their global random draws follow from the
+generator's seed and the images.
+
+    attack = from_torchattacks(torchattacks.PGD, alpha=2 / 255, steps=20)
+    attack = from_foolbox(foolbox.attacks.LinfPGD(steps=20))
+    attack = from_art(art.attacks.evasion.ProjectedGradientDescent, eps_step=2 / 255, max_iter=20, verbose=False)
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mspd.ball import check_norm, image_generators
+from mspd.errors import UsageError
+from mspd.guard import eval_mode, seeded
+
+Function = Callable[..., Tensor]
+
+
+def find(kind: str, name: str, table: Mapping[str, Function]) -> Function:
+    """The function called `name` in `table`, or the one at `package.module:function`; UsageError when there is none.
+
+    `kind` ("attack", "defense", ...) is the word for it in messages.
+    """
+    if name in table:
+        return table[name]
+    if ":" not in name:
+        raise UsageError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}, or write package.module:function")
+    place, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(place)
+    except Exception as error:  # a module can fail in any way while it is imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(f"{kind} {name!r}: {place!r} cannot be imported ({reason}); is it in this folder?") from error
+    function = getattr(found, attribute, None)
+    if not callable(function):
+        what = "has no" if function is None else "does not call its"
+        raise UsageError(f"{kind} {name!r}: module {place!r} {what} function {attribute!r}")
+    result: Function = function
+    return result
+
+
+def check_signature(kind: str, name: str, function: Function, example: str) -> None:
+    """The function must take what `example` shows, for instance "model, x, y, eps=, norm=, generator="; UsageError
+    otherwise."""
+    words = example.split(", ")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built-in functions do not tell
+        return
+    try:
+        signature.bind(*(w for w in words if w[-1] != "="), **{w[:-1]: None for w in words if w[-1] == "="})
+    except TypeError as error:
+        raise UsageError(f"{kind} {name!r} cannot be called as {kind}({example}): {error}") from error
+
+
+def from_torchattacks(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -> Function:
+    """An mspd attack made of a class of torchattacks, for example torchattacks.PGD (`norm` is the class's own); it is
+    built as attack(model, eps=eps, **params) for each call."""
+    _refuse_instance(attack, "torchattacks")
+    return partial(_torchattacks, attack=attack, made_for=norm, params=params)
+
+
+def from_foolbox(attack: Any, *, norm: str = "Linf") -> Function:
+    """An mspd attack made of an attack object of foolbox, for example foolbox.attacks.LinfPGD(steps=20) (`norm` is its
+    own)."""
+    return partial(_foolbox, attack=attack, made_for=norm)
+
+
+def from_art(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -> Function:
+    """An mspd attack made of an evasion class of the Adversarial Robustness Toolbox; it is built as
+    attack(classifier, eps=eps, **params) for each call, with `norm` where the class takes one."""
+    _refuse_instance(attack, "ART")
+    return partial(_art, attack=attack, made_for=norm, params=params)
+
+
+def _refuse_instance(attack: object, library: str) -> None:
+    if not isinstance(attack, type) and not inspect.isroutine(attack) and not isinstance(attack, partial):
+        name = type(attack).__name__
+        raise UsageError(f"this {name} of {library} is bound to one model and eps: pass the class {name} instead")
+
+
+def _seed(x: Tensor, generator: torch.Generator, norm: str, made_for: str) -> int:
+    """A seed for the global random state, from the generator's and the first image."""
+    check_norm(made_for)
+    if norm != made_for:
+        raise UsageError(f"this attack is made for {made_for}, not for {norm}: pass norm={norm!r} if its class is")
+    return image_generators(x[:1], generator)[0].initial_seed()
+
+
+def _torchattacks(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
+    attack: Callable[..., Any], made_for: str, params: Mapping[str, Any],
+) -> Tensor:  # fmt: skip
+    with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
+        return torch.as_tensor(attack(model, eps=eps, **params)(x, y)).detach()
+
+
+def _foolbox(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
+    attack: Any, made_for: str,
+) -> Tensor:  # fmt: skip
+    foolbox = _library("foolbox", "foolbox")
+    with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
+        bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        _, clipped, _ = attack(bounded, x, y, epsilons=eps)
+        return torch.as_tensor(clipped).detach()
+
+
+def _art(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
+    attack: Callable[..., Any], made_for: str, params: Mapping[str, Any],
+) -> Tensor:  # fmt: skip
+    estimators = _library("art.estimators.classification", "adversarial-robustness-toolbox")
+    order = {"norm": torch.inf if norm == "Linf" else 2} if "norm" in inspect.signature(attack).parameters else {}
+    with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
+        with torch.no_grad():
+            classes = model(x[:1]).shape[1]
+        classifier = estimators.PyTorchClassifier(
+            model, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=classes,
+            clip_values=(0.0, 1.0), device_type="cpu" if x.device.type == "cpu" else "gpu",
+        )  # fmt: skip
+        made = attack(classifier, eps=eps, **order, **params)
+        return torch.as_tensor(made.generate(x.detach().cpu().numpy(), y.cpu().numpy())).to(x)
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"this attack needs {package}: pip install {package}") from error

@@ -1,0 +1,254 @@
+"""What is measured: the axes of the grid, their names, and the settings that a result belongs to."""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mspd.adapters import check_signature, find
+from mspd.attacks import ATTACKS
+from mspd.data import ImageSet, load
+from mspd.defenses import DEFENSES
+from mspd.errors import UsageError
+from mspd.guard import check_eps, check_images, check_labels, check_placement
+from mspd.models import card_of, load_model
+from mspd.presets import Preset, get_preset
+from mspd.protector import Protector, pick_device
+from mspd.purifiers import PURIFIERS
+from mspd.reversion import revert, surrogate
+from mspd.smoothing import prepare
+
+Function = Callable[..., Tensor]
+#: one axis of the grid: a name, several, or functions or models by names of your own
+Axis = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
+
+NONE, REVERT, WHITE = "none", "revert:", "revert:white"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One field of the grid, by names. Without a defence there is no backbone either: both are "none"."""
+
+    defense: str
+    backbone: str
+    treatment: str
+    target: str
+    attack: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything loaded. `images` (n, 3, H, W) uint8 and `labels` (n,) on the CPU; `surrogates` are the backbones of
+    the reversions that do not use the defence's own, `stated` the accuracies of the targets' cards."""
+
+    images: Tensor
+    labels: Tensor
+    protector: Protector
+    defenses: dict[str, Function]
+    backbones: dict[str, nn.Module]
+    treatments: dict[str, Function | str]
+    surrogates: dict[str, nn.Module]
+    targets: dict[str, nn.Module]
+    stated: dict[str, float | None]
+    attacks: dict[str, Function]
+    eps_def: float
+    eps_adv: float
+    norm: str
+    seed: int
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def cells(self) -> list[Cell]:
+        """The fields in the order in which they are measured; reversions only where there is a defence."""
+        pairs = [(NONE, NONE), *((d, b) for d in self.defenses for b in self.backbones)]
+        return [
+            Cell(defense, backbone, treatment, target, attack)
+            for defense, backbone in pairs
+            for treatment, function in self.treatments.items()
+            if not (defense == NONE and isinstance(function, str) and function != NONE)
+            for target in self.targets
+            for attack in self.attacks
+        ]
+
+    def reversion(self, cell: Cell) -> Function:
+        """The reversion of a cell's defence, with the backbone that the defence used or with another model."""
+        return partial(
+            revert, defense=self.defenses[cell.defense], classifier=self.protector.classifier, eps=self.eps_def,
+            backbone=self.surrogates.get(cell.treatment, self.backbones[cell.backbone]),
+            label=lambda logits: self.protector.labels(logits.softmax(1)),
+        )  # fmt: skip
+
+
+def make_grid(
+    data: str | Path | ImageSet | tuple[Tensor, Tensor], *, preset: str | Preset, defenses: Axis,
+    backbones: Axis | None, targets: Axis | None, attacks: Axis, treatments: Axis, n: int | None,
+    eps_def: float | None, eps_adv: float | None, norm: str, seed: int, device: str,
+) -> Grid:  # fmt: skip
+    """Load and name everything that `benchmark` is called with; UsageError and InputError for what does not fit."""
+    if norm == "L2" and eps_adv is None:
+        raise UsageError("say how long an L2 attack may be: eps_adv, for example 0.5")
+    chosen = get_preset(preset) if isinstance(preset, str) else preset
+    chosen = chosen if eps_def is None else replace(chosen, eps=eps_def)
+    eps_adv = chosen.eps if eps_adv is None else eps_adv
+    check_eps(eps_adv, norm)
+    defense_functions = {
+        name: _function("defense", name, item, DEFENSES, "model, x, y, eps=, norm=, generator=")
+        for name, item in named("defense", defenses).items()
+        if name != NONE
+    }
+    attack_functions = {
+        name: _function("attack", name, item, ATTACKS, "model, x, y, eps=, norm=, generator=")
+        for name, item in named("attack", attacks).items()
+    }
+    treatment_functions: dict[str, Function | str] = {
+        NONE: NONE,
+        **{name: _treatment(name, item) for name, item in named("treatment", treatments).items()},
+    }
+    attackers = {name: _surrogate(f.removeprefix(REVERT), chosen.name)
+                 for name, f in treatment_functions.items()
+                 if isinstance(f, str) and f not in (NONE, WHITE)}  # fmt: skip
+    backbone_items = named("backbone", chosen.backbone if backbones is None else backbones)
+    target_items = named("target", chosen.targets if targets is None else targets)
+    for kind, items in (("backbone", backbone_items), ("target", target_items)):
+        for name, item in items.items():
+            if isinstance(item, nn.Module):
+                check_placement(item, pick_device(device), f"{kind} {name}")
+    protectors = {name: Protector(chosen, backbone=item, device=device) for name, item in backbone_items.items()}
+    protector = next(iter(protectors.values()))
+    pictures, labels = _data(data, chosen.size, n)
+    settings = {
+        "preset": {**asdict(chosen), "targets": list(chosen.targets)},
+        "classifier": model_identity(chosen.classifier),
+        "n": len(labels),
+        "images": hashlib.sha256(pictures.numpy().tobytes() + labels.numpy().tobytes()).hexdigest(),
+        "defenses": {name: function_identity(f) for name, f in defense_functions.items()},
+        "backbones": {name: model_identity(item) for name, item in backbone_items.items()},
+        "treatments": {name: f if isinstance(f, str) else function_identity(f)
+                       for name, f in treatment_functions.items()},
+        "surrogates": {name: model_identity(item) for name, item in attackers.items()},
+        "targets": {name: model_identity(item) for name, item in target_items.items()},
+        "attacks": {name: function_identity(f) for name, f in attack_functions.items()},
+        "eps_def": chosen.eps, "eps_adv": eps_adv, "norm": norm, "seed": seed,
+        "device": protector.device.type, "versions": versions(),
+    }  # fmt: skip
+    return Grid(
+        images=pictures, labels=labels, protector=protector, defenses=defense_functions,
+        backbones={name: each.backbone for name, each in protectors.items()}, treatments=treatment_functions,
+        surrogates={name: prepare(load_model(item, protector.device)) for name, item in attackers.items()},
+        targets={name: item if isinstance(item, nn.Module) else load_model(item, protector.device)
+                 for name, item in target_items.items()},
+        stated={name: None if isinstance(item, nn.Module) else card_of(item).get("clean_acc")
+                for name, item in target_items.items()},
+        attacks=attack_functions, eps_def=chosen.eps, eps_adv=eps_adv, norm=norm, seed=seed, settings=settings,
+    )  # fmt: skip
+
+
+def named(kind: str, axis: Axis) -> dict[str, Any]:
+    """The entries of an axis by their names: a function's or a class's own unless the axis is a dict."""
+    if isinstance(axis, Mapping):
+        entries = list(axis.items())
+    else:
+        items = [axis] if isinstance(axis, str | Path) or callable(axis) else list(axis)
+        entries = [(str(item) if isinstance(item, str | Path) else _name(item), item) for item in items]
+    if not entries:
+        raise UsageError(f"no {kind} given: name at least one")
+    names = [name for name, _ in entries]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise UsageError(f"two entries of the {kind} axis are called {doubled!r}: pass a dict with names of your own")
+    return dict(entries)
+
+
+def _name(item: Any) -> str:
+    inner = item.func if isinstance(item, partial) else item
+    return getattr(inner, "__name__", None) or type(inner).__name__
+
+
+def _function(kind: str, name: str, item: Any, table: Mapping[str, Function], example: str) -> Function:
+    function = find(kind, item, table) if isinstance(item, str) else item
+    if not callable(function):
+        raise UsageError(f"{kind} {name!r} is a {type(item).__name__}: pass a name or a function")
+    check_signature(kind, name, function, example)
+    result: Function = function
+    return result
+
+
+def _treatment(name: str, item: Any) -> Function | str:
+    """A purifier, or "none", or "revert:" with the word or the model that says which backbone the attacker has."""
+    if isinstance(item, str) and (item == NONE or item.startswith(REVERT)):
+        return item
+    if isinstance(item, str) and ":" not in item and item not in PURIFIERS:
+        known = ", ".join((NONE, *PURIFIERS, WHITE))
+        raise UsageError(f"unknown treatment {item!r}: choose one of {known}, revert:MODEL or package.module:function")
+    return _function("treatment", name, item, PURIFIERS, "x, generator=")
+
+
+def _surrogate(setting: str, preset: str) -> str:
+    """The model of a reversion that is not white: the shipped one for "gray" and "black", or the one named."""
+    return surrogate(preset, setting) if setting in ("gray", "black") else setting
+
+
+def _data(data: str | Path | ImageSet | tuple[Tensor, Tensor], size: int, n: int | None) -> tuple[Tensor, Tensor]:
+    """The first n images as uint8 RGB and their labels."""
+    if n is not None and n < 1:
+        raise UsageError(f"n is {n}: measure at least one image")
+    if isinstance(data, str | Path):
+        data = load(data, "test", size=size, limit=n)
+    if isinstance(data, ImageSet):
+        return data.images[:n], data.labels[:n]
+    x, y = (part[:n].cpu() for part in data)
+    check_images(x)
+    check_labels(y, len(x), soft=False)
+    return (x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y
+
+
+def versions() -> str:
+    return f"mspd {version('mspd')}, torch {torch.__version__}"
+
+
+def model_identity(item: str | Path | nn.Module) -> str:
+    """The checksum of a model's weights: the card's, or of a module's own tensors."""
+    if not isinstance(item, nn.Module):
+        return str(card_of(item)["sha256"])
+    digest = hashlib.sha256(type(item).__name__.encode())
+    for key, value in sorted(item.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def function_identity(function: Any) -> str:
+    """A function by its place, its settings and a checksum of its source: what must be the same for a run to go on."""
+    if isinstance(function, partial):
+        settings = {**{str(i): a for i, a in enumerate(function.args)}, **function.keywords}
+        inside = ", ".join(f"{key}={_value(value)}" for key, value in sorted(settings.items()))
+        return f"{function_identity(function.func)}({inside})"
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    try:
+        source = hashlib.sha256(inspect.getsource(owner).encode()).hexdigest()[:12]
+    except (OSError, TypeError):
+        source = "no source"
+    own = "" if owner is function else f" {_value(function)}"
+    return f"{owner.__module__}:{owner.__qualname__} {source}{own}"
+
+
+def _value(value: Any) -> str:
+    """A setting as text that is the same in every process."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_value(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, nn.Module):
+        return model_identity(value)
+    if isinstance(value, partial) or inspect.isroutine(value):
+        return function_identity(value)
+    if isinstance(value, Tensor):
+        return hashlib.sha256(value.detach().cpu().numpy().tobytes()).hexdigest()
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

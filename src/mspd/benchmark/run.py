@@ -1,0 +1,257 @@
+"""The runner: one piece of images after the other, each through every cell of the grid."""
+
+import inspect
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
+from mspd.benchmark.store import Row, Store, read_png, save_png, write
+from mspd.benchmark.summary import Summary, markdown, summarise
+from mspd.data import ImageSet
+from mspd.errors import InputError
+from mspd.guard import check_accuracy, check_logits, check_model, check_result, eval_mode, seeded
+from mspd.images import quantise
+from mspd.metrics import l2, linf, ssim, wilson
+from mspd.presets import Preset
+from mspd.smoothing import prepare
+
+#: images of one piece. Every call of a network, an attack or a defence gets exactly so many (the last piece is filled
+#: up with its own images), so an image's numbers do not depend on n. A multiple of 8, as the attacks need it
+PIECE = 32
+#: images on which the guard tries the models, and on which it measures their accuracy
+TRIED, COUNTED = 8, 1000
+
+
+def benchmark(
+    data: str | Path | ImageSet | tuple[Tensor, Tensor],
+    out: str | Path,
+    *,
+    preset: str | Preset = "cifar10",
+    defenses: Axis = "mcgs",
+    backbones: Axis | None = None,
+    targets: Axis | None = None,
+    attacks: Axis = "pgd",
+    treatments: Axis = NONE,
+    n: int | None = None,
+    eps_def: float | None = None,
+    eps_adv: float | None = None,
+    norm: str = "Linf",
+    seed: int = 0,
+    keep: bool = False,
+    device: str = "auto",
+) -> Summary:
+    """Measure every defence (and none) on every backbone, treatment, target and attack; resumable, in the folder `out`.
+
+    data: a folder as `mspd.data.load` reads it, an `ImageSet`, or (x, y) with x (N, C, H, W) in [0, 1] and labels (N,).
+    The first `n` images count. The preset gives the classifier whose labels the defences aim at, the backbone and the
+    targets unless others are named, and the budgets: `eps_def` in Linf around the original, `eps_adv` in `norm` around
+    the picture as it is attacked.
+
+    An axis is a name, several of them, or a dict of names and functions (or models). Defences and attacks: a name of
+    mspd's, `package.module:function`, or any function of the shape in docs/adding.md; settings by functools.partial.
+    Models: a shipped name, a .safetensors path, or a module from [0, 1] images to logits. A treatment is what happens
+    to the published picture before the attack: a purifier, or "revert:white" (also gray, black, or a model's name),
+    which is left out where there is no defence. No defence and no treatment ("none") are always measured too.
+
+    Scored are 8-bit pictures written as files and decoded again; an attack's own result is scored as it is and, in a
+    second number, rounded to 8 bits. Attacks take their gradients from `smoothing.prepare(target)`, verdicts are the
+    target's own in float32. The folder's files are listed in `mspd.benchmark.store`; `keep` adds the attacked pictures.
+    A run that was stopped goes on with the same call and gives the same bytes.
+
+    UsageError for wrong names and settings, InputError for images, models, attacks or defences outside the contract; a
+    warning (UserWarning) for what makes numbers doubtful.
+    """
+    with seeded(0):  # a new network draws its weights before it loads them
+        grid = make_grid(
+            data, preset=preset, defenses=defenses, backbones=backbones, targets=targets, attacks=attacks,
+            treatments=treatments, n=n, eps_def=eps_def, eps_adv=eps_adv, norm=norm, seed=seed, device=device,
+        )  # fmt: skip
+    settings = {**grid.settings, "keep": keep, "piece": PIECE}
+    sources = _guard(grid)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    cells = grid.cells()
+    starts = range(0, len(grid), PIECE)
+    with Store(Path(out), settings) as store, _bar(console) as progress:
+        ids = {start: range(start, min(start + PIECE, len(grid))) for start in starts}
+        todo = {start: [cell for cell in cells if store.missing(cell, ids[start])] for start in starts}
+        todo = {start: missing for start, missing in todo.items() if missing}
+        total = sum(map(len, todo.values()))
+        if total:
+            console.print(
+                f"{len(cells)} cells x {len(grid)} images, {len(starts)} pieces of {PIECE}, {total} of "
+                f"{len(cells) * len(starts)} to measure; timing the first piece"
+            )
+        task = progress.add_task("measuring", total=total)
+        started, done = time.perf_counter(), 0
+        for position, (start, missing) in enumerate(todo.items()):
+            for cell, rows, times in _measure(grid, sources, store, ids[start], missing, keep):
+                new = set(store.missing(cell, ids[start]))
+                store.append(cell, [row for row in rows if row["id"] in new], times)
+                progress.update(task, advance=1)
+                done += 1
+            if position == 0 and done < total:
+                left = (time.perf_counter() - started) / done * (total - done)
+                console.print(f"about {_duration(left)} left")
+    summary = Summary(Path(out), settings, summarise(store.rows))
+    write(Path(out) / "summary.json", summary.json())
+    write(Path(out) / "summary.md", markdown(summary))
+    return summary
+
+
+def _guard(grid: Grid) -> dict[str, nn.Module]:
+    """Try everything on a few images before the long run; returns the targets prepared for gradients."""
+    device = grid.protector.device
+    x = grid.images[:TRIED].float().div(255).to(device)
+    y = grid.labels[:TRIED].to(device)
+    aims = grid.protector.labels(grid.protector.probabilities(x))
+    sources = {}
+    for name, model in grid.backbones.items():
+        check_model(model, x, aims, f"backbone {name}")
+    for name, model in grid.targets.items():
+        check_model(model, x, y, f"target {name}")
+        with torch.no_grad(), eval_mode(model), seeded(0, device):
+            logits = model(x)
+            classes = logits.shape[1]
+            check_logits(logits[:1].expand(len(grid), -1), grid.labels)
+            source = prepare(model)
+            faithful = torch.allclose(source(x), logits, rtol=1e-2, atol=1e-2)
+        sources[name] = source if faithful else model
+        counted = min(len(grid), COUNTED)
+        right = 0
+        for i in range(0, counted, PIECE):
+            seen = _read(model, grid.images[i : i + PIECE].float().div(255).to(device), name)
+            right += int((seen.cpu() == grid.labels[i : i + PIECE]).sum())
+        check_accuracy(right / counted, wilson(right, counted, z=3.0), classes, f"target {name}", grid.stated[name])
+    return sources
+
+
+def _measure(
+    grid: Grid, sources: dict[str, nn.Module], store: Store, ids: range, cells: list[Cell], keep: bool
+) -> Iterator[tuple[Cell, list[Row], Row]]:
+    """Each cell with the rows of one piece of images and the seconds that it took. What cells share is computed once:
+    the defended pictures, the treated ones, and what a target reads before the attack."""
+    device = grid.protector.device
+    index = torch.arange(PIECE) % len(ids) + ids.start
+    original = grid.images[index].float().div(255).to(device)
+    y = grid.labels[index].to(device)
+    piece = ids.start // PIECE
+    published: dict[tuple[str, str, str], Tensor] = {}
+    before: dict[tuple[str, str, str, str], Tensor] = {}
+
+    def call(function: Function, *args: Any, **options: Any) -> Tensor:
+        """A function with its own fresh generator, on copies of its tensors, in a global random state that is the same
+        whenever it runs."""
+        copies = [a.clone() if isinstance(a, Tensor) else a for a in args]
+        with seeded((grid.seed * 1_000_003 + piece) % 2**63, device):
+            z = function(*copies, generator=torch.Generator().manual_seed(grid.seed), **options)
+        return z.detach() if isinstance(z, Tensor) else z
+
+    def defended(cell: Cell) -> Tensor:
+        paths = [store.defended(cell, i) for i in ids]
+        if not all(path.exists() for path in paths):
+            name = f"defense {cell.defense}"
+            aims = grid.protector.labels(grid.protector.probabilities(original))
+            function, backbone = grid.defenses[cell.defense], grid.backbones[cell.backbone]
+            x_def = call(function, backbone, original, aims, eps=grid.eps_def, norm="Linf")
+            check_result(x_def, original, name, eps=grid.eps_def)
+            x_def = quantise(x_def, original, grid.eps_def)
+            for row, path in enumerate(paths):
+                if not path.exists():
+                    save_png(x_def[row : row + 1], original[row : row + 1], path, grid.eps_def)
+        return read_png(paths)[index - ids.start].to(device)
+
+    def treated(cell: Cell, x: Tensor) -> Tensor:
+        treatment = grid.treatments[cell.treatment]
+        if treatment == NONE:
+            return x
+        z = call(grid.reversion(cell) if isinstance(treatment, str) else treatment, x)
+        check_result(z, x, f"treatment {cell.treatment}")
+        return (z * 255 + 0.5).floor().clamp(0, 255) / 255  # what a file of it holds
+
+    for cell in cells:
+        started = time.perf_counter()
+        key = (cell.defense, cell.backbone, cell.treatment)
+        if key not in published:
+            plain = (cell.defense, cell.backbone, NONE)
+            if plain not in published:
+                published[plain] = original if cell.defense == NONE else defended(cell)
+            published[key] = treated(cell, published[plain])
+        x, model = published[key], grid.targets[cell.target]
+        if (*key, cell.target) not in before:
+            before[*key, cell.target] = _read(model, x, cell.target)
+        prepared = time.perf_counter()
+        attack = grid.attacks[cell.attack]
+        queries = torch.zeros(PIECE, dtype=torch.int64) if _counts(attack) else None
+        options = {} if queries is None else {"queries": queries}
+        x_adv = call(attack, sources[cell.target], x, y, eps=grid.eps_adv, norm=grid.norm, **options)
+        check_result(x_adv, x, f"attack {cell.attack}", eps=grid.eps_adv, norm=grid.norm)
+        spent = time.perf_counter() - prepared
+        rounded = quantise(x_adv, x, grid.eps_adv if grid.norm == "Linf" else 1.0)
+        columns = {
+            "before": before[*key, cell.target],
+            "after": _read(model, x_adv, cell.target),
+            "after_8bit": _read(model, rounded, cell.target),
+            "defense_linf": linf(x, original), "defense_l2": l2(x, original), "ssim": ssim(x, original),
+            "attack_linf": linf(x_adv, x), "attack_l2": l2(x_adv, x),
+            "queries": queries,
+        }  # fmt: skip
+        if keep:
+            for row, i in enumerate(ids):
+                path = store.adversarial(cell, i)
+                path.unlink(missing_ok=True)
+                budget = grid.eps_adv if grid.norm == "Linf" else 1.0
+                save_png(rounded[row : row + 1], x[row : row + 1], path, budget)
+        rows = [
+            {"id": i, "label": int(y[row]), **asdict(cell),
+             **{name: _plain(column, row) for name, column in columns.items()},
+             "seed": grid.seed, "versions": grid.settings["versions"]}
+            for row, i in enumerate(ids)
+        ]  # fmt: skip
+        times = {"first_id": ids.start, "images": len(ids), **asdict(cell),
+                 "seconds_before": round(prepared - started, 4), "seconds_attack": round(spent, 4)}  # fmt: skip
+        yield cell, rows, times
+
+
+def _read(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    """What a target reads, (B,), from finite float32 logits."""
+    with torch.no_grad(), eval_mode(model), seeded(0, x.device):
+        logits: Tensor = model(x)
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError(f"target {name} returns NaN or infinite logits")
+    return logits.argmax(1)
+
+
+def _plain(column: Tensor | None, row: int) -> int | float | None:
+    if column is None:
+        return None
+    value = column[row].item()
+    return round(value, 6) if isinstance(value, float) else int(value)
+
+
+def _counts(attack: Function) -> bool:
+    try:
+        return "queries" in inspect.signature(attack).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    """ "8 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,146 @@
+"""The folder of a benchmark: settings, rows, times and pictures, whole after any kill.
+
+settings.json    what the rows belong to; a run with other settings in the same folder is refused
+rows.jsonl       one row an image and cell, in a fixed order: the same bytes whether or not the run was broken
+times.jsonl      seconds of each piece of images: all that differs from run to run
+defended/        the defended pictures as PNG files; what is scored is read back from here
+adversarial/     the attacked pictures, on request
+summary.json     written at the end, summary.md too
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import astuple, fields
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from mspd import images
+from mspd.benchmark.grid import Cell
+from mspd.errors import ImageError, UsageError
+
+Row = dict[str, Any]
+AXES = tuple(field.name for field in fields(Cell))
+
+
+def cell_of(row: Row) -> Cell:
+    return Cell(*(row[axis] for axis in AXES))
+
+
+class Store:
+    """Opens `out`, new or of an earlier run with the same settings; UsageError for anything else in it."""
+
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        self.out = out
+        path = out / "settings.json"
+        try:
+            self.rows: list[Row] = []
+            if path.exists():
+                changed = _changed(path, settings)
+                self.rows = _read_lines(out / "rows.jsonl")
+                if changed and (self.rows or (out / "defended").exists()):
+                    names = ", ".join(changed)
+                    raise UsageError(f"{out}: belongs to a run with other settings ({names}); choose another folder")
+                _read_lines(out / "times.jsonl")
+            elif out.exists() and any(p.name != "settings.json.tmp" for p in out.iterdir()):
+                raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
+            out.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps(settings, indent=1) + "\n")
+            for leftover in out.rglob(".mspd-*.tmp"):
+                leftover.unlink()
+            self._rows = (out / "rows.jsonl").open("ab", buffering=0)
+            self._times = (out / "times.jsonl").open("ab", buffering=0)
+        except OSError as error:
+            raise ImageError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
+        self.done = {(cell_of(row), row["id"]) for row in self.rows}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rows.close()
+        self._times.close()
+
+    def missing(self, cell: Cell, ids: Iterable[int]) -> list[int]:
+        return [i for i in ids if (cell, i) not in self.done]
+
+    def append(self, cell: Cell, rows: list[Row], times: Row) -> None:
+        """Write the rows of a piece and what it took; on disk when this returns."""
+        self._append(self._rows, rows)
+        self._append(self._times, [times])
+        self.rows += rows
+        self.done |= {(cell, row["id"]) for row in rows}
+
+    def _append(self, file: FileIO, rows: list[Row]) -> None:
+        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            reason = error.strerror or error
+            raise ImageError(f"{self.out}: cannot be written ({reason}); the same call goes on from here") from error
+
+    # ------------------------------------------------------------ pictures
+
+    def defended(self, cell: Cell, index: int) -> Path:
+        return _place(self.out / "defended", (cell.defense, cell.backbone), index)
+
+    def adversarial(self, cell: Cell, index: int) -> Path:
+        return _place(self.out / "adversarial", astuple(cell), index)
+
+
+def save_png(x: Tensor, reference: Tensor, path: Path, eps: float) -> None:
+    """Write one image x (1, 3, H, W) as PNG, checked against the budget `eps` around `reference` (8-bit)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = images.Picture(Path("original"), images.to_pixels(reference), None, "PNG", None, None, None, None)
+    images.save(picture, images.to_pixels(x), path, eps=min(eps, 1.0))
+
+
+def read_png(paths: Iterable[Path]) -> Tensor:
+    return torch.cat([images.to_tensor(images.read(path).pixels) for path in paths])
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _place(folder: Path, names: Iterable[str], index: int) -> Path:
+    """A picture's file, in a sub-folder for each name; different names give different folders."""
+    return folder.joinpath(*(quote(name, safe=" ,@+") for name in names), f"{index:05d}.png")
+
+
+def _changed(path: Path, settings: dict[str, Any]) -> list[str]:
+    """Which settings differ from those in the file; UsageError when it is not a benchmark's."""
+    new = json.loads(json.dumps(settings))
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        old = None
+    if not isinstance(old, dict) or old.keys() != new.keys():
+        raise UsageError(f"{path}: not the settings of such a benchmark; choose another folder")
+    return [key for key in new if old[key] != new[key]]
+
+
+def _read_lines(path: Path) -> list[Row]:
+    """The rows of a file; a last line cut off by a kill is dropped from it."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    try:
+        rows = [json.loads(line) for line in data[:whole].splitlines()]
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged; remove its folder and start again") from error
+    os.truncate(path, whole)
+    return rows

@@ -1,0 +1,134 @@
+"""From rows to accuracies, intervals and gains: pure functions of the rows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mspd.benchmark.grid import NONE, Cell
+from mspd.benchmark.store import cell_of
+from mspd.metrics import paired_interval, wilson
+
+Interval = tuple[float, float]
+Gain = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One cell over all its n images. An image that is wrong before the attack counts as not robust.
+
+    `robust_acc` is the verdict on what the attack returned, `robust_acc_8bit` on the same rounded to 8 bits. Intervals
+    are Wilson's, 95 %. Gains are (difference, low, high) over no defence on the same images, None without one to
+    compare with; a treated picture is compared with the original treated the same way where that was measured.
+    The defence's norms and SSIM are means over all images, of the picture as it is attacked, against the original. The
+    attack's norms, against the picture that it was given, and `queries` are means over the images that it broke; None
+    where it broke none or does not count.
+    """
+
+    cell: Cell
+    n: int
+    clean_acc: float
+    clean_interval: Interval
+    robust_acc: float
+    robust_interval: Interval
+    robust_acc_8bit: float
+    clean_gain: Gain | None
+    robust_gain: Gain | None
+    defense_linf: float
+    defense_l2: float
+    ssim: float
+    attack_linf: float | None
+    attack_l2: float | None
+    queries: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `benchmark` returns: the folder, the settings and a score for each cell."""
+
+    out: Path
+    settings: dict[str, Any]
+    scores: tuple[Score, ...]
+
+    def json(self) -> str:
+        scores = [{**asdict(score.cell), **{k: v for k, v in asdict(score).items() if k != "cell"}}
+                  for score in self.scores]  # fmt: skip
+        return json.dumps({"settings": self.settings, "scores": scores}, indent=1) + "\n"
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> tuple[Score, ...]:
+    """One score for each cell, in the order in which the cells first appear."""
+    cells: dict[Cell, list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(cell_of(row), []).append(row)
+    verdicts = {cell: _verdicts(found) for cell, found in cells.items()}
+    return tuple(_score(cell, found, verdicts) for cell, found in cells.items())
+
+
+def _verdicts(rows: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
+    """(clean, robust, robust after rounding), boolean (n,), in the order of the ids."""
+    ordered = sorted(rows, key=lambda row: row["id"])
+    clean = [row["before"] == row["label"] for row in ordered]
+    held = [[right and row[key] == row["label"] for right, row in zip(clean, ordered, strict=True)]
+            for key in ("after", "after_8bit")]  # fmt: skip
+    return torch.tensor(clean), torch.tensor(held[0]), torch.tensor(held[1])
+
+
+def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tuple[Tensor, Tensor, Tensor]]) -> Score:
+    clean, robust, rounded = verdicts[cell]
+    n = len(rows)
+    plain = [Cell(NONE, NONE, treatment, cell.target, cell.attack) for treatment in (cell.treatment, NONE)]
+    base = next((verdicts[c] for c in plain if c in verdicts and c != cell and len(verdicts[c][0]) == n), None)
+    broken = [row for row in rows if row["before"] == row["label"] != row["after"]]
+
+    def mean(key: str) -> float:
+        return round(float(sum(row[key] for row in rows)) / n, 6)
+
+    def mean_of_broken(key: str) -> float | None:
+        values = [row[key] for row in broken if row[key] is not None]
+        return round(float(sum(values)) / len(values), 6) if values else None
+
+    return Score(
+        cell=cell, n=n, clean_acc=int(clean.sum()) / n, clean_interval=wilson(int(clean.sum()), n),
+        robust_acc=int(robust.sum()) / n, robust_interval=wilson(int(robust.sum()), n),
+        robust_acc_8bit=int(rounded.sum()) / n,
+        clean_gain=None if base is None else paired_interval(base[0], clean),
+        robust_gain=None if base is None else paired_interval(base[1], robust),
+        defense_linf=mean("defense_linf"), defense_l2=mean("defense_l2"), ssim=mean("ssim"),
+        attack_linf=mean_of_broken("attack_linf"), attack_l2=mean_of_broken("attack_l2"),
+        queries=mean_of_broken("queries"),
+    )  # fmt: skip
+
+
+def points(acc: float, interval: Interval, gain: Gain | None) -> str:
+    """ "58.5 % [55.4, 61.5] (+9.4, +7.5 to +11.3)": accuracy, its interval and the gain in points."""
+    text = f"{acc:.1%} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
+    return text if gain is None else f"{text} ({gain[0] * 100:+.1f}, {gain[1] * 100:+.1f} to {gain[2] * 100:+.1f})"
+
+
+def markdown(summary: Summary) -> str:
+    """The scores as a table, with what they belong to."""
+    s = summary.settings
+    adv = f"{s['eps_adv'] * 255:g}/255" if s["norm"] == "Linf" else f"{s['eps_adv']:g}"
+    lines = [
+        f"{s['n']} images, preset {s['preset']['name']}, eps_def {s['eps_def'] * 255:g}/255, eps_adv {adv} "
+        f"({s['norm']}, around the picture as it is attacked), seed {s['seed']}, {s['versions']}, on {s['device']}. "
+        "Scored are 8-bit pictures decoded from files. In square brackets the 95 % interval, in round ones the gain "
+        "over no defence on the same images, in points, with its interval.",
+        "",
+        "| defence | backbone | treatment | target | attack | clean | robust | SSIM | queries |",
+        "|---|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for score in summary.scores:
+        c = score.cell
+        clean = points(score.clean_acc, score.clean_interval, score.clean_gain)
+        robust = points(score.robust_acc, score.robust_interval, score.robust_gain)
+        queries = "" if score.queries is None else f"{score.queries:.0f}"
+        axes = (c.defense, c.backbone, c.treatment, c.target, c.attack)
+        names = " | ".join(name.replace("|", "\\|") for name in axes)
+        lines.append(f"| {names} | {clean} | {robust} | {score.ssim:.4f} | {queries} |")
+    return "\n".join(lines) + "\n"

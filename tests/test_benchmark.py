@@ -1,0 +1,829 @@
+"""The benchmark: the same rows whatever happens to the run, one clear line for every misuse, foreign code fits in."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import mspd
+import mspd.cli as cli
+from mspd import images
+from mspd.adapters import find, from_art, from_foolbox, from_torchattacks
+from mspd.attacks import pgd
+from mspd.benchmark import Cell, Summary, markdown
+from mspd.benchmark.grid import function_identity, named
+from mspd.benchmark.summary import summarise
+from mspd.defenses import mcgs
+from mspd.errors import InputError, MspdError, UsageError
+from mspd.models import build, load_model, save_model
+from mspd.presets import PRESETS, Preset
+
+running = sys.modules["mspd.benchmark.run"]  # mspd.benchmark is the function
+CLASSES = ["ant", "bee", "cat", "dog"]
+EPS = 8 / 255
+quick = partial(pgd, steps=1)
+one = partial(mcgs, n_samples=1, epochs="F")
+
+
+class Broken(nn.Module):
+    """A linear network that does one thing wrong."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        change: dict[str, Callable[[], Tensor]] = {
+            "probabilities": lambda: logits.softmax(1),
+            "random": lambda: logits + torch.randn_like(logits),
+            "flat": lambda: logits.detach().round() + 0 * logits,
+            "detached": lambda: logits.detach(),
+            "nan": lambda: logits * torch.nan,
+            "features": lambda: x,
+            "one": lambda: logits[:, 0],
+            "takes 8": lambda: nn.functional.linear(x, torch.zeros(4, 8)),
+        }
+        return change.get(self.how, lambda: logits)()
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Preset:
+    """Four random networks of 4 classes at 16 pixels, as weight files."""
+    folder = tmp_path_factory.mktemp("weights")
+    arguments = {"num_classes": 4, "depth": 10, "width": 1}
+    paths = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = build("wide_resnet", arguments)
+        torch.nn.init.normal_(list(model.parameters())[-2], std=1.0)  # so that it does not read everything as one class
+        card = {"architecture": "wide_resnet", "arguments": arguments, "classes": CLASSES}
+        paths.append(folder / f"net{seed}.safetensors")
+        save_model(model, paths[-1], card)
+    classifier, backbone, *targets = map(str, paths)
+    return Preset("tiny", classifier, backbone, tuple(targets), 16, EPS, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[Tensor, Tensor]:
+    """64 pictures on the 8-bit grid, with labels that the linear network reads right in three cases of four."""
+    generator = torch.Generator().manual_seed(1)
+    small = torch.rand(64, 3, 4, 4, generator=generator)
+    x = torch.nn.functional.interpolate(small, size=16, mode="bicubic").clamp(0, 1).mul(255).round() / 255
+    with torch.no_grad():
+        y = Broken("")(x).argmax(1)
+    return x, torch.where(torch.arange(64) % 4 == 0, (y + 1) % 4, y)
+
+
+@pytest.fixture
+def measure(preset: Preset, pictures: tuple[Tensor, Tensor], tmp_path: Path) -> Callable[..., Summary]:
+    """mspd.benchmark in a new folder, quick and on linear networks unless something else is said."""
+
+    def call(**options: Any) -> Summary:
+        x, y = options.pop("data", pictures)
+        out = options.pop("out", tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        settings: dict[str, Any] = {
+            "preset": preset, "defenses": {"mcgs": one}, "attacks": {"pgd": quick},
+            "targets": {"linear": Broken("").eval()}, "backbones": {"linear": Broken("")}, "n": 8, "device": "cpu",
+        }  # fmt: skip
+        return mspd.benchmark((x, y), out, **{**settings, **options})
+
+    return call
+
+
+def rows(summary_or_folder: Summary | Path) -> list[dict[str, Any]]:
+    folder = getattr(summary_or_folder, "out", summary_or_folder)
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+def same(a: Path, b: Path) -> None:
+    """All that is reproducible in two folders is the same, byte for byte."""
+    for name in ("settings.json", "rows.jsonl", "summary.json", "summary.md"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    pngs = sorted(str(path.relative_to(a)) for path in a.rglob("*.png"))
+    assert pngs == sorted(str(path.relative_to(b)) for path in b.rglob("*.png"))
+    assert all((a / png).read_bytes() == (b / png).read_bytes() for png in pngs)
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def test_rows_and_files(measure: Callable[..., Summary], pictures: tuple[Tensor, Tensor], preset: Preset) -> None:
+    summary = measure(targets=None, backbones=None, keep=True, n=5)
+    x, y = pictures
+    found = rows(summary)
+    assert [(row["defense"], row["target"], row["id"]) for row in found] == [
+        (defense, target, i) for defense in ("none", "mcgs") for target in preset.targets for i in range(5)
+    ]
+    assert list(found[0]) == [
+        "id", "label", "defense", "backbone", "treatment", "target", "attack", "before", "after", "after_8bit",
+        "defense_linf", "defense_l2", "ssim", "attack_linf", "attack_l2", "queries", "seed", "versions",
+    ]  # fmt: skip
+    for row in found:
+        i, none = row["id"], row["defense"] == "none"
+        assert row["label"] == int(y[i])
+        assert row["backbone"] == ("none" if none else preset.backbone)
+        assert row["queries"] is None
+        assert torch.__version__ in row["versions"]
+        assert 0 < row["attack_linf"] <= EPS + 1e-6
+        if none:
+            assert (row["defense_linf"], row["defense_l2"], row["ssim"]) == (0, 0, 1)
+        else:
+            assert 0 < row["defense_linf"] <= EPS + 1e-6
+            assert row["ssim"] < 1
+    # What was scored is what the file holds.
+    files = sorted((summary.out / "defended").rglob("*.png"))
+    assert [file.name for file in files] == [f"{i:05d}.png" for i in range(5)]
+    x_def = torch.cat([images.to_tensor(images.read(file).pixels) for file in files])
+    target = load_model(preset.targets[1])
+    last = [row for row in found if row["defense"] == "mcgs" and row["target"] == preset.targets[1]]
+    with torch.no_grad():
+        assert target(x_def).argmax(1).tolist() == [row["before"] for row in last]
+    assert [row["defense_linf"] for row in last] == [round(float(d.abs().max()), 6) for d in x_def - x[:5]]
+    attacked = sorted((summary.out / "adversarial").rglob("*.png"))
+    assert len(attacked) == 20
+    x_adv = torch.cat([images.to_tensor(images.read(path).pixels) for path in attacked if "mcgs" in str(path)][-5:])
+    with torch.no_grad():
+        assert target(x_adv).argmax(1).tolist() == [row["after_8bit"] for row in last]
+    assert float((x_adv - x_def).abs().max()) <= EPS + 1e-6
+    times = [json.loads(line) for line in (summary.out / "times.jsonl").read_text().splitlines()]
+    assert len(times) == 4
+    assert all(line["seconds_attack"] >= 0 and line["images"] == 5 for line in times)
+    assert not any("seconds" in row for row in found)
+
+
+def test_pairs_and_budgets(measure: Callable[..., Summary]) -> None:
+    summary = measure(eps_def=4 / 255, eps_adv=2 / 255)
+    assert [score.cell.defense for score in summary.scores] == ["none", "mcgs"]
+    assert summary.scores[0].robust_gain is None
+    assert summary.scores[1].robust_gain is not None
+    assert (summary.settings["eps_def"], summary.settings["eps_adv"]) == (4 / 255, 2 / 255)
+    assert max(row["defense_linf"] for row in rows(summary)) <= 4 / 255 + 1e-6
+    assert max(row["attack_linf"] for row in rows(summary)) <= 2 / 255 + 1e-6
+    long = measure(norm="L2", eps_adv=0.5)
+    assert max(row["attack_l2"] for row in rows(long)) <= 0.5 + 1e-5
+    assert max(row["attack_linf"] for row in rows(long)) > EPS
+    with pytest.raises(UsageError, match="say how long an L2 attack may be"):
+        measure(norm="L2")
+
+
+def test_summary_of_known_rows() -> None:
+    def made(defense: str, reads: str) -> list[dict[str, Any]]:
+        """One letter an image: w(rong before the attack), b(roken), f (broken, but not in 8 bits), r(obust)."""
+        cell = Cell(defense, "none" if defense == "none" else "b", "none", "t", "square")
+        return [
+            {**vars(cell), "id": i, "label": 1, "before": 0 if c == "w" else 1, "after": 1 if c in "wr" else 0,
+             "after_8bit": 0 if c == "b" else 1, "defense_linf": 0.5, "defense_l2": 1.0, "ssim": 0.5,
+             "attack_linf": 0.25, "attack_l2": float(i), "queries": 10 * i}
+            for i, c in enumerate(reads)
+        ]  # fmt: skip
+
+    none, mcgs = summarise(made("none", "wwbbfr") + made("mcgs", "wrrbrr"))
+    assert (none.n, none.clean_acc, none.robust_acc, none.robust_acc_8bit) == (6, 4 / 6, 1 / 6, 2 / 6)
+    assert (mcgs.clean_acc, mcgs.robust_acc) == (5 / 6, 4 / 6)
+    assert none.clean_interval == mspd.metrics.wilson(4, 6)
+    assert none.clean_gain is None
+    assert mcgs.clean_gain is not None
+    assert mcgs.clean_gain[0] == pytest.approx(1 / 6)
+    assert mcgs.robust_gain is not None
+    assert mcgs.robust_gain[0] == pytest.approx(3 / 6)
+    assert (none.queries, none.attack_l2) == (30, 3)  # of the images 2, 3 and 4, which were broken
+    assert (mcgs.queries, mcgs.ssim) == (30, 0.5)
+
+
+def test_treatments(measure: Callable[..., Summary], preset: Preset) -> None:
+    def grey(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        return x.mean(1, keepdim=True).expand_as(x)
+
+    treatments = {"grey": grey, "white": "revert:white", "other": f"revert:{preset.targets[1]}"}
+    summary = measure(treatments=treatments)
+    cells = [(score.cell.defense, score.cell.treatment) for score in summary.scores]
+    assert cells == [("none", "none"), ("none", "grey"),
+                     *(("mcgs", t) for t in ("none", "grey", "white", "other"))]  # fmt: skip
+    by = {(s.cell.defense, s.cell.treatment): s for s in summary.scores}
+    assert by["mcgs", "white"].ssim != by["mcgs", "other"].ssim
+    assert by["none", "grey"].ssim < 0.99
+    clean = {k: [r["before"] == r["label"] for r in rows(summary) if (r["defense"], r["treatment"]) == k] for k in by}
+    gain = np.mean(clean["mcgs", "grey"]) - np.mean(clean["none", "grey"])  # treated against treated
+    assert by["mcgs", "grey"].clean_gain is not None
+    assert by["mcgs", "grey"].clean_gain[0] == pytest.approx(gain)
+    for wrong, line in (
+        ("jpg", "unknown treatment 'jpg': choose one of none, .*jpeg, revert:white"),
+        ("revert:gray", "for preset 'tiny'"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            measure(treatments=wrong)
+
+
+def test_shipped_models(data: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = mspd.benchmark(
+            data / "cifar10", tmp_path / "out", defenses={"mcgs": one}, attacks={"pgd": quick}, targets="rn18-cifar10",
+            n=8, device="cpu",
+        )  # fmt: skip
+    assert [score.n for score in summary.scores] == [8, 8]
+    assert summary.settings["preset"]["name"] == "cifar10"
+
+
+# ---------------------------------------------------------------- whatever happens to the run
+
+SCRIPT = '''
+from functools import partial
+
+import torch
+
+import mspd
+from mspd.presets import Preset
+
+
+def shifted(model, x, y, *, eps, norm, generator):
+    """A defence that draws from the global random state."""
+    return (x + eps * (2 * torch.rand(1) - 1)).clamp(0, 1)
+
+
+def drawn(model, x, y, *, eps, norm, generator):
+    """An attack that draws from the global random state, the same for the whole piece."""
+    return (x + eps * torch.randn(x.shape[1:]).sign()).clamp(0, 1)
+
+
+def run(preset, pictures, out):
+    return mspd.benchmark(
+        pictures, out, preset=preset, device="cpu",
+        defenses={"mcgs": partial(mspd.defenses.mcgs, n_samples=1), "shifted": shifted},
+        attacks={"pgd": partial(mspd.attacks.pgd, steps=1), "drawn": drawn,
+                 "square": partial(mspd.attacks.square, n_queries=3)},
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    loaded = torch.load("call.pt", weights_only=True)
+    run(Preset(*loaded["preset"]), loaded["pictures"], "broken")
+'''
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_kill_at_a_random_moment_then_resume(
+    preset: Preset, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Show 3: 3 defences (with none) x 2 targets x 3 attacks on 64 images."""
+    (tmp_path / "the_grid.py").write_text(SCRIPT)
+    pictures = pictures[0], torch.arange(64) % 4
+    torch.save({"preset": tuple(vars(preset).values()), "pictures": pictures}, tmp_path / "call.pt")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    script = find("script", "the_grid:run", {})
+    broken, report = tmp_path / "broken", tmp_path / "broken" / "rows.jsonl"
+    moment = random.SystemRandom().uniform(0, 36)  # in blocks of rows
+    with subprocess.Popen(
+        [sys.executable, "-c", "import runpy; runpy.run_module('the_grid', run_name='__main__', alter_sys=True)"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if report.exists() and report.read_bytes().count(b"\n") >= 32 * int(moment):
+                time.sleep(moment % 1 * 0.05)
+                break
+            time.sleep(0.001)
+        process.kill()
+        said = process.stderr.read() if process.stderr else b""
+    killed_at = report.read_bytes().count(b"\n") if report.exists() else -1
+    assert killed_at >= 0, said
+    # "mspd:__main__" is not the module's name; the functions are the same, so the settings must agree
+    settings = json.loads((broken / "settings.json").read_text())
+    settings = json.loads(json.dumps(settings).replace("__main__:", "the_grid:"))
+    (broken / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+    script(preset, pictures, broken)
+    script(preset, pictures, tmp_path / "unbroken")
+    assert len(rows(broken)) == 18 * 64
+    same(broken, tmp_path / "unbroken")
+
+
+def test_numbers_depend_neither_on_the_piece_nor_on_n(
+    measure: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = rows(measure(n=40))
+    fewer = rows(measure(n=9))
+    assert fewer == [row for row in whole if row["id"] < 9]
+    for piece in (8, 64):
+        monkeypatch.setattr(running, "PIECE", piece)
+        found = rows(measure(n=40))
+        assert sorted(found, key=str) == sorted(whole, key=str)
+
+
+def test_torn_last_line(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    whole = measure(out=tmp_path / "whole", keep=True).out
+    for cut in (1, 200, 3000):
+        torn = shutil.copytree(whole, tmp_path / f"torn{cut}")
+        for name in ("rows.jsonl", "times.jsonl"):
+            (torn / name).write_bytes((torn / name).read_bytes()[:-cut])
+        (torn / "summary.json").unlink()
+        next((torn / "defended").rglob("*.png")).unlink()
+        measure(out=torn, keep=True)
+        same(whole, torn)
+
+
+def test_nothing_is_computed_twice(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def counted_defense(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        calls.append("defense")
+        return x
+
+    def counted_attack(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        calls.append("attack")
+        return x
+
+    options = {
+        "defenses": {"d": counted_defense},
+        "attacks": {"a": counted_attack, "b": counted_attack},
+        "targets": {"one": Broken("").eval(), "two": Broken("").eval()},
+        "n": 40, "out": tmp_path / "out",
+    }  # fmt: skip
+    measure(**options)
+    assert calls.count("defense") == 2  # one a piece, for two targets and two attacks
+    assert calls.count("attack") == 2 * 2 * 2 * 2  # pieces, defences with none, targets, attacks
+    calls.clear()
+    measure(**options)
+    assert calls == []
+
+
+def test_stop_keeps_what_is_done(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    """Ctrl-C within the second piece."""
+    presses = [False, False, True]
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        if presses and presses.pop(0):
+            raise KeyboardInterrupt
+        return x
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(out=tmp_path / "a", n=40, attacks={"a": attack})
+    assert len(rows(tmp_path / "a")) == 2 * 32
+    assert not (tmp_path / "a" / "summary.json").exists()
+    presses.clear()
+    same(measure(out=tmp_path / "a", n=40, attacks={"a": attack}).out, measure(n=40, attacks={"a": attack}).out)
+
+
+def test_other_settings_in_the_same_folder(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    measure(out=out)
+    before = (out / "rows.jsonl").read_bytes()
+    for change, named_so in (
+        ({"seed": 1}, "seed"), ({"n": 9}, "n, images"), ({"eps_adv": 4 / 255}, "eps_adv"), ({"keep": True}, "keep"),
+        ({"attacks": {"pgd": partial(pgd, steps=2)}}, "attacks"), ({"defenses": {"mcgs": mcgs}}, "defenses"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"belongs to a run with other settings \({named_so}\); choose another"):
+            measure(out=out, **change)
+    assert (out / "rows.jsonl").read_bytes() == before
+
+
+def test_folder_of_somebody_else(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty and not a benchmark's folder"):
+        measure(out=theirs)
+    assert [path.name for path in theirs.iterdir()] == ["letter.txt"]
+    damaged = measure(out=tmp_path / "damaged").out
+    (damaged / "rows.jsonl").write_bytes(b"no JSON\n")
+    with pytest.raises(UsageError, match=r"rows\.jsonl: damaged"):
+        measure(out=damaged)
+    for text in ("no JSON", "{}", "3"):
+        (damaged / "settings.json").write_text(text)
+        with pytest.raises(UsageError, match=r"settings\.json: not the settings of such a benchmark"):
+            measure(out=damaged)
+
+
+def test_folder_without_results_is_free(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    """An attack that failed at once, and then was repaired: the same folder will do."""
+    with pytest.raises(InputError, match="attack <lambda> returns shape"):
+        measure(out=tmp_path / "out", attacks=lambda model, x, y, **_: x[:, :2])
+    measure(out=tmp_path / "out", attacks=lambda model, x, y, **_: x)
+
+
+def test_time_left_is_said(measure: Callable[..., Summary], capsys: pytest.CaptureFixture[str]) -> None:
+    measure(n=40)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "2 cells x 40 images, 2 pieces of 32, 4 of 4 to measure; timing the first piece"
+    assert lines[1].startswith("about ")
+    assert [running._duration(s) for s in (8.2, 300, 7200)] == ["8 s", "5 min", "2.0 h"]
+
+
+# ---------------------------------------------------------------- one line for each misuse
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("probabilities", "target bad: the model returns probabilities: pass it without its softmax"),
+        ("nan", "target bad: the model returns NaN or infinite logits"),
+        ("features", "target bad: the model returns shape (8, 3, 16, 16): it must return logits (8, classes)"),
+        ("one", "target bad: the model returns shape (8,)"),
+        ("takes 8", "target bad does not take images (8, 3, 16, 16)"),
+    ],
+)
+def test_models_outside_the_contract(measure: Callable[..., Summary], how: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        measure(targets={"bad": Broken(how).eval()})
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("random", "target odd answers the same images differently when asked twice"),
+        ("flat", "target odd has no gradient at 8 of 8 images: gradient attacks see nothing there"),
+        ("detached", "target odd has no gradient at 8 of 8 images"),
+        ("train mode", "target odd is in train mode: it is measured in evaluation mode"),
+    ],
+)
+def test_doubtful_models(measure: Callable[..., Summary], how: str, line: str) -> None:
+    model = Broken(how).train(how == "train mode")
+
+    def still(model: nn.Module, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+        return x
+
+    with pytest.warns(UserWarning, match="target odd") as caught:
+        measure(targets={"odd": model}, attacks=still)
+    assert [line in str(warning.message) for warning in caught] == [True]
+    assert model.training is (how == "train mode")
+
+
+def test_random_model_gives_the_same_rows(measure: Callable[..., Summary]) -> None:
+    with pytest.warns(UserWarning, match="asked twice"):
+        a, b = (measure(targets={"odd": Broken("random").eval()}) for _ in range(2))
+    same(a.out, b.out)
+
+
+def test_devices_and_types(measure: Callable[..., Summary]) -> None:
+    with pytest.raises(InputError, match=r"target far is on meta, the images are on cpu: move one of them"):
+        measure(targets={"far": Broken("").eval().to("meta")})
+    with pytest.raises(InputError, match=r"target half is torch\.bfloat16: verdicts are float32"):
+        measure(targets={"half": Broken("").eval().bfloat16()})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda x, y: (x * 255, y), "x ranges over [0, 255], not [0, 1]: divide by 255"),
+        (lambda x, y: (x * 4 - 2, y), "not [0, 1]: undo the normalisation"),
+        (lambda x, y: (x * torch.nan, y), "x contains NaN or infinite values"),
+        (lambda x, y: ((x * 255).byte(), y), "x is torch.uint8: pass floats in [0, 1]"),
+        (lambda x, y: (x, y.float()), "y is torch.float32"),
+        (lambda x, y: (x, y[:7]), "y is torch.int64 of shape (7,)"),
+        (lambda x, y: (x, torch.where(torch.arange(len(y)) == 7, 9, y)), "label 9 is outside the model's 4 classes"),
+        (lambda x, y: (x, y - 1), "label -1 is outside the model's 4 classes"),
+    ],
+)
+def test_images_and_labels_outside_the_contract(
+    measure: Callable[..., Summary],
+    pictures: tuple[Tensor, Tensor],
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    line: str,
+) -> None:
+    x, y = pictures
+    with pytest.raises(InputError) as caught:
+        measure(data=change(x[:64], y[:64]), n=64 if "label 9" in line else 8)
+    assert line in str(caught.value)
+
+
+def test_wrong_labels_and_normalised_images(
+    measure: Callable[..., Summary], pictures: tuple[Tensor, Tensor], preset: Preset, tmp_path: Path
+) -> None:
+    """Labels in another order than the model's classes; and a model that reads far less than its card says."""
+    x, model = pictures[0], load_model(preset.targets[0])
+    with torch.no_grad():
+        right = model(x).argmax(1)
+    other = (right + 1) % 4
+    mostly = torch.where(torch.arange(64) % 4 == 0, other, right)
+    with pytest.raises(InputError, match=r"target \S+ reads 0\.0% of the images right, below chance for 4 classes"):
+        measure(data=(x, other), n=64, targets=preset.targets[0])
+    card = {"architecture": "wide_resnet", "arguments": {"num_classes": 4, "depth": 10, "width": 1}, "classes": CLASSES}
+    save_model(model, tmp_path / "sure.safetensors", {**card, "clean_acc": 0.99})
+    with pytest.warns(
+        UserWarning, match=r"reads 75\.0% of the images right, its card says 99\.0%: are the images norm"
+    ):
+        measure(data=(x, mostly), targets=tmp_path / "sure.safetensors", n=64)
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (lambda x, eps: x[:3], "bad returns shape (3, 3, 16, 16): it must keep x's (32, 3, 16, 16)"),
+        (lambda x, eps: x.double(), "bad returns torch.float64: it must keep x's torch.float32"),
+        (lambda x, eps: x.numpy(), "bad returns a ndarray"),
+        (lambda x, eps: x.to("meta"), "bad returns a tensor on meta"),
+        (lambda x, eps: x * torch.nan, "bad returns NaN or infinite values"),
+        (lambda x, eps: x + eps, "clamp them to [0, 1]"),
+        (
+            lambda x, eps: (x + 1.5 * eps).clamp(0, 1),
+            "bad leaves the Linf ball: image 1 of the piece moves by 12/255, ",
+        ),
+    ],
+)
+@pytest.mark.parametrize("axis", ["attacks", "defenses"])
+def test_results_outside_the_contract(
+    measure: Callable[..., Summary], axis: str, result: Callable[[Tensor, float], Tensor], line: str
+) -> None:
+    def bad(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+        return result(x, eps)
+
+    x = (250 - 9 * torch.arange(8.0).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)) / 255
+    with pytest.raises(InputError) as caught:
+        measure(**{axis: bad}, data=(x, torch.arange(8) % 4))
+    assert line in str(caught.value)
+    assert str(caught.value).startswith(axis[:-1])
+
+
+def test_l2_ball(measure: Callable[..., Summary]) -> None:
+    def far(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+        return (x + 0.1).clamp(0, 1)
+
+    with pytest.raises(InputError, match=r"attack far leaves the L2 ball: .* eps is 0\.5"):
+        measure(attacks=far, norm="L2", eps_adv=0.5)
+
+
+def test_purifier_outside_the_contract(measure: Callable[..., Summary]) -> None:
+    with pytest.raises(InputError, match="treatment smaller returns shape"):
+        measure(treatments={"smaller": lambda x, generator: x[:, :, :8]})
+
+
+@pytest.mark.parametrize("which", ["eps_def", "eps_adv"])
+def test_budget_of_8(measure: Callable[..., Summary], which: str) -> None:
+    with pytest.raises(UsageError, match=r"eps is 8, but images are in .* did you mean 8/255"):
+        measure(**{which: 8})
+
+
+def test_inputs_are_not_changed(measure: Callable[..., Summary], pictures: tuple[Tensor, Tensor]) -> None:
+    """An attack that changes its input in place: the ball is the one around what it was given."""
+
+    def sly(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+        return x.fill_(0.5)
+
+    with pytest.raises(InputError, match="attack sly leaves the Linf ball"):
+        measure(attacks=sly)
+    state, x = torch.random.get_rng_state(), pictures[0].clone()
+    measure()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(pictures[0], x)
+
+
+# ---------------------------------------------------------------- foreign code
+
+
+def test_functions_by_place(measure: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outside.py").write_text(
+        "number = 3\n"
+        "def still(model, x, y, *, eps, norm, generator):\n    return x\n"
+        "def narrow(model, x, y):\n    return x\n"
+    )
+    (tmp_path / "slipped.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    summary = measure(defenses="outside:still", attacks=["outside:still", "pgd"])
+    assert summary.scores[-1].cell.defense == "outside:still"
+    assert all(row["defense_linf"] == 0 for row in rows(summary))
+    for name, line in (
+        ("nowhere:f", "'nowhere' cannot be imported (ModuleNotFoundError: No module named 'nowhere')"),
+        ("slipped:f", "'slipped' cannot be imported (SyntaxError: "),
+        ("outside:f", "module 'outside' has no function 'f'"),
+        ("outside:number", "module 'outside' does not call its function 'number'"),
+        ("outside:narrow", "cannot be called as attack(model, x, y, eps=, norm=, generator=): "),
+        ("fast", "unknown attack 'fast': choose one of pgd"),
+        (3, "attack 'int' is a int: pass a name or a function"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            measure(attacks=[name])
+        assert line in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_names_of_an_axis() -> None:
+    assert list(named("attack", "pgd")) == ["pgd"]
+    assert list(named("attack", [pgd, "square"])) == ["pgd", "square"]
+    assert list(named("target", Broken(""))) == ["Broken"]
+    assert list(named("target", Path("a/b.safetensors"))) == ["a/b.safetensors"]
+    with pytest.raises(UsageError, match="two entries of the attack axis are called 'pgd'"):
+        named("attack", [pgd, quick])
+    with pytest.raises(UsageError, match="no target given"):
+        named("target", [])
+
+
+def test_identity_tells_functions_apart() -> None:
+    a, b = (function_identity(partial(pgd, steps=steps)) for steps in (1, 2))
+    assert a != b
+    assert a == function_identity(quick)
+    assert function_identity(partial(pgd, loss=Broken(""))) != function_identity(partial(pgd, loss=Broken("").half()))
+    assert " at 0x" not in function_identity(partial(pgd, steps=object()))
+
+
+def test_queries_are_counted(measure: Callable[..., Summary]) -> None:
+    def asking(
+        model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, generator: torch.Generator,
+        queries: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        assert queries is not None
+        queries.copy_(torch.arange(len(x)))
+        return x
+
+    assert [row["queries"] for row in rows(measure(attacks=asking))] == list(range(8)) * 2
+
+
+def test_models_of_all_kinds(measure: Callable[..., Summary], preset: Preset, tmp_path: Path) -> None:
+    target = Path(preset.targets[0])
+    summary = measure(targets=[target, Broken("").eval()], backbones={"mine": Broken(""), "other": preset.targets[1]})
+    assert {score.cell.target for score in summary.scores} == {str(target), "Broken"}
+    assert {score.cell.backbone for score in summary.scores} == {"none", "mine", "other"}
+    with pytest.raises(MspdError, match="unknown model 'wrn'"):
+        measure(targets="wrn")
+
+
+class FakeTorchattack:
+    """As torchattacks.PGD: built for a model and eps, called with images and labels; draws from the global state."""
+
+    def __init__(self, model: nn.Module, eps: float = 8 / 255, alpha: float = 2 / 255) -> None:
+        self.model, self.eps, self.alpha = model, eps, alpha
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        assert not self.model.training
+        assert next(self.model.parameters()).device == images.device
+        return (images + self.eps * (2 * torch.rand_like(images) - 1)).clamp(0, 1).requires_grad_(True)
+
+
+class FakeFoolbox:
+    """As foolbox.attacks.LinfPGD: called with its model, images, labels and epsilons; returns raw, clipped, success."""
+
+    def __call__(self, model: Any, inputs: Tensor, criterion: Tensor, *, epsilons: float) -> tuple[Tensor, ...]:
+        assert model.bounds == (0, 1)
+        noise = epsilons * torch.randn_like(inputs).sign()
+        return inputs + 9, (inputs + noise).clamp(0, 1), model(inputs).argmax(1) != criterion
+
+
+class FakeArt:
+    """As art.attacks.evasion.ProjectedGradientDescent: built for a classifier, speaks numpy and its random state."""
+
+    def __init__(self, estimator: Any, norm: float = np.inf, eps: float = 0.3, max_iter: int = 100) -> None:
+        self.estimator, self.norm, self.eps, self.max_iter = estimator, norm, eps, max_iter
+
+    def generate(self, x: Any, y: Any = None) -> Any:
+        assert isinstance(x, np.ndarray)
+        assert y.shape == (len(x),)
+        assert self.norm == np.inf
+        assert self.estimator.options["nb_classes"] == 4
+        assert self.estimator.options["input_shape"] == (3, 16, 16)
+        return np.clip(x + self.eps * np.random.uniform(-1, 1, x.shape), 0, 1).astype(np.float32)
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that look like foolbox and ART."""
+
+    class PyTorchModel:
+        def __init__(self, model: nn.Module, bounds: tuple[float, float], device: torch.device) -> None:
+            assert not model.training
+            self.model, self.bounds = model, bounds
+
+        def __call__(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.model(x)
+            return logits
+
+    class PyTorchClassifier:
+        def __init__(self, model: nn.Module, loss: nn.Module, **options: Any) -> None:
+            self.options = options
+
+    fakes = {"foolbox": {"PyTorchModel": PyTorchModel}, "art": {}, "art.estimators": {},
+             "art.estimators.classification": {"PyTorchClassifier": PyTorchClassifier}}  # fmt: skip
+    for name, content in fakes.items():
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.usefixtures("libraries")
+def test_attacks_of_other_libraries(measure: Callable[..., Summary]) -> None:
+    attacks = {
+        "torchattacks": from_torchattacks(FakeTorchattack, alpha=1 / 255),
+        "foolbox": from_foolbox(FakeFoolbox()),
+        "art": from_art(FakeArt, max_iter=5),
+    }
+    a, b = measure(attacks=attacks), measure(attacks=attacks)
+    same(a.out, b.out)
+    for name in attacks:
+        found = [row["attack_linf"] for row in rows(a) if row["attack"] == name]
+        assert len(found) == 16
+        assert all(0.9 * EPS < length <= EPS + 1e-6 for length in found)
+    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr,index]
+    x, y = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.long)
+    for attack in attacks.values():
+        found, again = (
+            attack(Broken(""), x, y, eps=EPS, norm="Linf", generator=torch.Generator().manual_seed(3)) for _ in range(2)
+        )
+        assert torch.equal(found, again)
+        assert not found.requires_grad
+        with pytest.raises(UsageError, match="this attack is made for Linf, not for L2"):
+            attack(Broken(""), x, y, eps=EPS, norm="L2", generator=torch.Generator())
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[union-attr,index]
+
+
+def test_adapters_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="is bound to one model and eps: pass the class FakeTorchattack instead"):
+        from_torchattacks(FakeTorchattack(Broken("")))
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    with pytest.raises(UsageError, match="this attack needs foolbox: pip install foolbox"):
+        from_foolbox(FakeFoolbox())(
+            Broken(""), torch.rand(1, 3, 16, 16), torch.tensor([0]), eps=EPS, generator=torch.Generator()
+        )
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, preset: Preset,
+    pictures: tuple[Tensor, Tensor],
+) -> Callable[..., tuple[int, str, str]]:  # fmt: skip
+    """mspd benchmark ARGS in this process, in a folder with pictures/ and mine.py: exit code, stdout, stderr."""
+    monkeypatch.setitem(PRESETS, "tiny", preset)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    x, y = pictures
+    for i in range(12):
+        folder = tmp_path / "pictures" / "test" / CLASSES[int(y[i])]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.to_pixels(x[i : i + 1])).save(folder / f"{i}.png")
+    for name in CLASSES:  # a class without pictures would be refused
+        (tmp_path / "pictures" / "test" / name).mkdir(exist_ok=True)
+        Image.fromarray(images.to_pixels(x[:1])).save(tmp_path / "pictures" / "test" / name / "z.png")
+    (tmp_path / "mine.py").write_text("def still(model, x, y, *, eps, norm, generator):\n    return x\n")
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mspd", "benchmark", "--preset", "tiny", "--device", "cpu", *args])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(stop.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+def test_command(call: Callable[..., tuple[int, str, str]], preset: Preset, tmp_path: Path) -> None:
+    arguments = ("--data", "pictures", "-o", "out", "--defense", "uniform", "--attack", "mine:still",
+                 "--target", preset.targets[0], "-n", "10", "--eps-adv", "2/255", "--seed", "3", "--keep")  # fmt: skip
+    code, out, err = call(*arguments)
+    assert code == 0, err
+    assert "uniform" in out
+    assert "out/summary.md" in out
+    assert "2 cells x 10 images" in err
+    assert rows(tmp_path / "out")[0]["seed"] == 3
+    assert "| uniform |" in (tmp_path / "out" / "summary.md").read_text()
+    assert len(list((tmp_path / "out" / "adversarial").rglob("*.png"))) == 20
+    code, _, err = call(*arguments[:-1])
+    assert (code, err) == (2, "mspd: out: belongs to a run with other settings (keep); choose another folder\n")
+    code, _, err = call("--data", "pictures", "-o", "out2", "--attack", "theirs:still")
+    assert code == 2
+    assert err.startswith("mspd: attack 'theirs:still': 'theirs' cannot be imported")
+    code, _, err = call("--data", "pictures", "-o", "out3", "--eps-def", "8")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "did you mean 8/255?" in err
+
+
+def test_command_prints_warnings_as_lines(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(*_: object, **__: object) -> Summary:
+        warnings.warn("the target is odd", stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["mspd.benchmark"], "benchmark", warned)
+    code, _, err = call("--data", "pictures", "-o", "out")
+    assert code == 130
+    assert err.splitlines()[0] == "mspd: warning: the target is odd"
+
+
+def test_markdown_names_everything(measure: Callable[..., Summary]) -> None:
+    text = markdown(measure(defenses={"a|b": one}))
+    assert "a\\|b" in text
+    assert "eps_def 8/255, eps_adv 8/255 (Linf" in text
+    assert text.count("\n") == 6
