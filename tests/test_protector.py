@@ -66,8 +66,7 @@ def test_bytes_of_an_image_do_not_depend_on_the_batch(cifar10: Protector) -> Non
 
 
 def test_bytes_do_not_depend_on_the_batch_with_the_papers_copies() -> None:
-    protector, x = Protector("cifar10"), images(3)
-    assert protector.settings.n_samples == 20
+    protector, x = Protector("cifar10", n_samples=20), images(3)
     assert torch.equal(protector(x), torch.cat([protector(image[None]) for image in x]))
 
 

@@ -26,9 +26,25 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
-            "cifar10", "effnet-lite0-cifar10", "prn18-cifar10", ("wrn16-2-cifar10", "rn18-cifar10"), 32, 8 / 255, 20, 0
+            name="cifar10",
+            classifier="effnet-lite0-cifar10",
+            backbone="prn18-cifar10",
+            targets=("wrn16-2-cifar10", "rn18-cifar10"),
+            size=32,
+            eps=8 / 255,
+            n_samples=2,
+            soft_labels=0,
         ),
-        Preset("photo", "effnet-lite0-photo", "prn18-photo", ("effnet-lite0-robust-photo",), 64, 4 / 255, 20, 5),
+        Preset(
+            name="photo",
+            classifier="effnet-lite0-photo",
+            backbone="prn18-photo",
+            targets=("effnet-lite0-robust-photo",),
+            size=64,
+            eps=4 / 255,
+            n_samples=2,
+            soft_labels=5,
+        ),
     )
 }
 
