@@ -9,13 +9,14 @@ attacks it (Wang et al., "Minimal cascade gradient smoothing for fast transferab
     report = mspd.evaluate(target, x_def, y, attack="pgd", eps=8/255, seed=0)
 """
 
-from mspd import attacks, defenses
+from mspd import adapters, attacks, defenses, purifiers
 from mspd.benchmark import benchmark
 from mspd.errors import ImageError, InputError, MspdError, UsageError, WeightsError
 from mspd.evaluation import Report, evaluate
 from mspd.models import list_models, load_model
 from mspd.presets import PRESETS, Preset
 from mspd.protector import Protection, Protector, protect
+from mspd.reversion import revert
 from mspd.smoothing import prepare
 from mspd.verify import Verification, Verifier, verify
 
@@ -34,6 +35,7 @@ __all__ = [
     "Verification",
     "Verifier",
     "WeightsError",
+    "adapters",
     "attacks",
     "benchmark",
     "defenses",
@@ -42,5 +44,7 @@ __all__ = [
     "load_model",
     "prepare",
     "protect",
+    "purifiers",
+    "revert",
     "verify",
 ]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mspd.adapters import find
 from mspd.attacks import ATTACKS
-from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
 from mspd.metrics import wilson
 from mspd.smoothing import in_pieces, prepare
@@ -56,16 +56,14 @@ def evaluate(
 ) -> Report:
     """Attack `model` around x (B, C, H, W) in [0, 1] with true labels y (B,), the budget `eps` being around x itself.
 
-    `attack` is a name or any function of the same shape, `params` go to it. Images that are wrong before the attack
-    are not attacked. fast=True takes the attack's gradients from `smoothing.prepare(model)`; the verdict is
-    always the model's own.
+    `attack` is a name, `package.module:function`, or any function of the same shape; `params` go to it. Images that are
+    wrong before the attack are not attacked. fast=True takes the attack's gradients from `smoothing.prepare(model)`;
+    the verdict is always the model's own.
     """
     check_images(x)
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
-    if isinstance(attack, str) and attack not in ATTACKS:
-        raise UsageError(f"unknown attack {attack!r}: choose one of {', '.join(ATTACKS)}")
-    run = ATTACKS[attack] if isinstance(attack, str) else attack
+    run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
     with torch.no_grad(), eval_mode(model):
         check_logits(model(x[:1]), y[:1])
     generator = torch.Generator().manual_seed(seed)
