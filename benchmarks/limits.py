@@ -41,7 +41,7 @@ def main() -> None:
     preset = get_preset(options.preset)
     test = load(options.data, "test", size=preset.size, limit=options.n)
     x, y = test.floats(), test.labels
-    protector = Protector(preset, n_samples=20)
+    protector = Protector(preset)
     x_def = protector(x)
     ordinary = "rn20-cifar10"
     versions = {
@@ -51,13 +51,14 @@ def main() -> None:
         "protected, JPEG 75": recompressed(x_def, 75),
         "no defence, JPEG 50": recompressed(x, 50),
         "protected, JPEG 50": recompressed(x_def, 50),
-        "protected, black reversion": reverted(x_def, Protector(preset, n_samples=20, backbone=ordinary)),
+        "protected, black reversion": reverted(x_def, Protector(preset, backbone=ordinary)),
         "protected, white reversion": reverted(x_def, protector),
     }
     names = (*preset.targets, ordinary)
     lines = [
-        f"{options.n} test pictures, eps {preset.eps * 255:g}/255, n_samples 20, PGD-20 with the fast gradients of "
-        f"`prepare`, seed 0; {ordinary} is the ordinary model. In brackets: points over no defence, 95 % interval. "
+        f"{options.n} test pictures, eps {preset.eps * 255:g}/255, n_samples {preset.n_samples}, PGD-20 with the fast "
+        f"gradients of `prepare`, seed 0; {ordinary} is the ordinary model. In brackets: points over no defence, 95 % "
+        "interval. "
         f"Made by `python benchmarks/limits.py {options.preset} --data DIR -n {options.n}`.",
         "",
         "| version | SSIM | " + " | ".join(f"{name} clean | robust" for name in names) + " |",
