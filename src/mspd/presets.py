@@ -43,7 +43,7 @@ PRESETS = {
             size=64,
             eps=4 / 255,
             n_samples=2,
-            soft_labels=5,
+            soft_labels=0,
         ),
     )
 }

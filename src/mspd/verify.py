@@ -22,7 +22,7 @@ from mspd.protector import Protector
 from mspd.smoothing import prepare
 
 #: an attacked margin (in logits) that grows by less than this, averaged over the targets, is called no effect
-THRESHOLD = 0.1
+THRESHOLD = 0.15
 LARGEST_EPS = 32 / 255
 BISECTIONS = 7
 LONGEST_JPEG = 65_500
