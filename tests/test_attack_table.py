@@ -381,7 +381,7 @@ def test_rand_asks_a_deterministic_model_once(network: nn.Module, labels: Tensor
     model = Random(network)
     model.generator = g()
     autoattack(model, x, labels, eps=1e-4, generator=g(), version="rand", steps=3, eot=20)
-    assert model.rows > 10 * rows[1]
+    assert model.rows > 5 * rows[1]
 
 
 def test_broken_images_cost_nothing_more(network: nn.Module, labels: Tensor) -> None:
