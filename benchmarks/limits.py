@@ -17,6 +17,7 @@ from mspd import Protector, evaluate, images, load_model
 from mspd.data import load
 from mspd.metrics import gain_cell, ssim
 from mspd.presets import get_preset
+from mspd.reversion import reflect
 from mspd.verify import jpeg
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -29,7 +30,7 @@ def recompressed(x: Tensor, quality: int) -> Tensor:
 def reverted(x_def: Tensor, protector: Protector) -> Tensor:
     """2 x_def - defence(x_def), on the 8-bit grid, with the label read again."""
     again = protector(x_def, seed=1)
-    return ((2 * x_def - again).clamp(0, 1) * 255).round() / 255
+    return (reflect(x_def, again) * 255).round() / 255
 
 
 def main() -> None:

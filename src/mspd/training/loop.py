@@ -123,9 +123,7 @@ def train(
             note = f"loss {total / steps:.3f}  {speed:.0f} images/s  {share:.0%} of the matrix-product rate"
             progress.update(bar, note=note)
             print(f"epoch {epoch + 1}/{epochs}  {note}", file=sys.stderr, flush=True)
-            _save_checkpoint(
-                checkpoint, model, averaged, optimizer, epoch + 1, seconds, f"{recipe}, epochs {epochs}, seed {seed}"
-            )
+            _save_checkpoint(checkpoint, model, averaged, optimizer, epoch + 1, seconds, settings)
 
     final = averaged.module.eval()
     if recipe.denoise:
