@@ -1,4 +1,4 @@
-"""The CIFAR-10 classifier: EfficientNet-Lite0, started from ImageNet weights and fine-tuned on pictures enlarged to 96
+"""The CIFAR-10 classifier: EfficientNet-Lite0, started from ImageNet weights and fine-tuned on pictures enlarged to 112
 pixels."""
 
 from mspd.training.recipe import Recipe
@@ -7,9 +7,9 @@ RECIPE = Recipe(
     name="effnet-lite0-cifar10",
     dataset="CIFAR-10",
     architecture="efficientnet_lite0",
-    arguments={"resolution": 96},
+    arguments={"resolution": 112},
     size=32,
-    epochs=1,
+    epochs=4,
     batch_size=64,
     lr=0.03,
     warmup=0.15,
