@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks import ATTACKS, apgd, autoattack, bpda_eot, cw, decowa, rays, square
+from mspd.attacks import ATTACKS, apgd, autoattack, bpda_eot, cw, decowa, mcg, rays, square
 from mspd.attacks.apgd import checkpoints
 from mspd.attacks.common import wrong_classes
 from mspd.attacks.decowa import Splines, warp
@@ -17,6 +17,10 @@ from mspd.attacks.square import HALVINGS
 from mspd.errors import InputError, UsageError
 from mspd.models import build
 from mspd.objectives import dlr, margin, targeted_dlr
+
+torch.manual_seed(1)
+FLOW = build("flow", {"levels": 2, "steps": 1, "hidden": 8})
+SURROGATE = build("resnet20", {"num_classes": 5, "width": 4}).eval()
 
 #: cheap settings
 QUICK: dict[str, dict[str, Any]] = {
@@ -27,13 +31,14 @@ QUICK: dict[str, dict[str, Any]] = {
     "apgd_t": {"steps": 5, "targets": 2},
     "fab_t": {"steps": 5, "targets": 2},
     "square": {"n_queries": 30},
+    "mcg": {"n_queries": 30, "flow": FLOW, "surrogate": SURROGATE},
     "autoattack": {"steps": 4, "n_queries": 20},
     "rays": {"n_queries": 60},
     "decowa": {"steps": 2, "warps": 2},
     "bpda_eot": {"steps": 3},
 }
 NORMS = [("Linf", 8 / 255), ("L2", 0.5)]
-LINF_ONLY = {"cw"}
+LINF_ONLY = {"cw", "mcg"}
 TABLE = [(name, *norm) for name in ATTACKS for norm in NORMS if norm[0] == "Linf" or name not in LINF_ONLY]
 #: attacks that look at the whole ball by gradients and must find a linear model's optimum
 GRADIENT = ["pgd", "cw_pgd", "apgd", "apgd_t", "autoattack", "decowa", "bpda_eot"]
@@ -116,7 +121,7 @@ def test_attack_lowers_the_lead(name: str, norm: str, eps: float, network: nn.Mo
     x, y = pictures()[:4], labels[:4]
     big = {"Linf": 0.4, "L2": 12.0}[norm]
     more = {"steps": 20} if "steps" in QUICK[name] else {}
-    if name in {"square", "rays"}:
+    if name in {"square", "rays", "mcg"}:
         more = {"n_queries": 400}
     if name == "cw":
         more = {"steps": 200, "lr": 0.1, "c": 100.0}
@@ -247,7 +252,11 @@ class Counting(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("attack", [square, rays])
+def quick_mcg(*args: Any, **params: Any) -> Tensor:
+    return mcg(*args, flow=FLOW, surrogate=SURROGATE, **params)
+
+
+@pytest.mark.parametrize("attack", [square, rays, quick_mcg])
 @pytest.mark.parametrize("limit", [1, 2, 3, 17, 50])
 def test_queries_are_counted_and_never_exceed_the_limit(
     attack: Callable[..., Tensor], limit: int, network: nn.Module, labels: Tensor

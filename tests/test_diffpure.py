@@ -129,7 +129,7 @@ def test_a_denoiser_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 Image.fromarray(np.broadcast_to(colour, (16, 16, 3)).copy()).save(folder / f"{index}.png")
     recipe = Recipe(
         name="tiny", dataset="colours", architecture="unet", arguments={"width": 8, "multiples": [1, 2]}, size=16,
-        epochs=25, batch_size=16, lr=3e-3, crop=0, denoise=150, average=0.9, weight_decay=0.0,
+        epochs=25, batch_size=16, lr=3e-3, crop=0, task="denoise", timesteps=150, average=0.9, weight_decay=0.0,
     )  # fmt: skip
     out = tmp_path / "tiny.safetensors"
     card = train(recipe, tmp_path / "data", out)

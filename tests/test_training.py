@@ -18,7 +18,8 @@ from mspd.errors import ImageError, WeightsError
 from mspd.models import build, card_of, load_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import n_fgsm
-from mspd.training.loop import evaluate_plain, one_cycle
+from mspd.training.classify import evaluate_plain
+from mspd.training.loop import one_cycle
 from mspd.training.standard import augment
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -238,7 +239,7 @@ def test_recipes() -> None:
     for name in list_recipes():
         recipe = get_recipe(name)
         assert recipe.name == name
-        build(recipe.architecture, {**recipe.arguments, **({} if recipe.denoise else {"num_classes": 3})})
+        build(recipe.architecture, {**recipe.arguments, **({"num_classes": 3} if recipe.task == "classify" else {})})
     with pytest.raises(UsageError, match="unknown recipe 'x': choose one of "):
         get_recipe("x")
 

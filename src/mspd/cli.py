@@ -246,10 +246,8 @@ def train(
         raise WeightsError(f"{out}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
     card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
-    if chosen.denoise:
-        console.print(f"{out}: mean square error of the noise {card['noise_mse']:.4f}")
-    else:
-        console.print(f"{out}: clean accuracy {card['clean_acc']:.1%}, PGD-20 accuracy {card['pgd20_acc']:.1%}")
+    figures = {key: card[key] for key in card if key.endswith(("_acc", "_mse"))}
+    console.print(f"{out}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
 
 @app.command()

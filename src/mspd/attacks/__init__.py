@@ -10,6 +10,7 @@ from mspd.attacks.bpda_eot import bpda_eot
 from mspd.attacks.cw import cw, cw_pgd
 from mspd.attacks.decowa import decowa
 from mspd.attacks.fab import fab_t
+from mspd.attacks.mcg import mcg
 from mspd.attacks.pgd import pgd
 from mspd.attacks.rays import rays
 from mspd.attacks.square import square
@@ -22,6 +23,7 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
     "apgd_t": apgd_t,
     "fab_t": fab_t,
     "square": square,
+    "mcg": mcg,
     "autoattack": autoattack,
     "rays": rays,
     "decowa": decowa,
@@ -29,5 +31,6 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
 }
 
 __all__ = [
-    "ATTACKS", "apgd", "apgd_t", "autoattack", "bpda_eot", "cw", "cw_pgd", "decowa", "fab_t", "pgd", "rays", "square",
+    "ATTACKS", "apgd", "apgd_t", "autoattack", "bpda_eot", "cw", "cw_pgd", "decowa", "fab_t", "mcg", "pgd", "rays",
+    "square",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Square, the score-based attack of Andriushchenko et al. 2020: random squares, kept when the margin shrinks."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,16 +27,17 @@ def square(
     generator: torch.Generator,
     n_queries: int = 5000,
     p_init: float = 0.8,
-    start: Tensor | None = None,
+    start: Callable[[Tensor], Tensor] | None = None,
     skip: int = 0,
     queries: Tensor | None = None,
 ) -> Tensor:
     """Query the model's logits until each image is misread or has used `n_queries`; return x_adv, the best point found.
 
     x (B, C, H, W) in [0, 1]; y (B,) true labels; `p_init` the first square's share of the image, halved at fixed
-    queries. Linf starts from vertical stripes, or from `start` (B, C, H, W), another attack's guess; `skip` begins that
-    far into the schedule. Every image has its own squares, from its own generator. `queries` (B,) int64 is filled with
-    the number of calls of the model that each image took, the look at x itself included. Errors as in `pgd`.
+    queries. Linf starts from vertical stripes, or from `start`: it maps the indices of images that are read rightly to
+    another attack's guesses for them (len(indices), C, H, W); `skip` begins that far into the schedule. Every image has
+    its own squares, from its own generator. `queries` (B,) int64 is filled with the number of calls of the model that
+    each image took, the look at x itself included. Errors as in `pgd`.
     """
     check_call(model, x, y, eps, norm)
     if n_queries < 1:
@@ -47,7 +50,7 @@ def square(
         draws = _Draws(image_generators(x, generator))
         live = (~wrong(predict(model, x), y)).nonzero()[:, 0]
         if n_queries > 1 and len(live):
-            first = start[live] if start is not None else _first(x[live], draws, live, eps, norm)
+            first = start(live) if start is not None else _first(x[live], draws, live, eps, norm)
             best[live] = project(first, x[live], eps, norm)
             lead = -margin(predict(model, best[live]), y[live])
             counted[live.cpu()] += 1

@@ -1,12 +1,14 @@
 """Defences: each is `defense(model, x, y, *, eps, norm, generator, **params) -> x_def`.
 
-MCGS is the method; unadv, bilevel and cascade are what the paper compares it with; gaussian and uniform are controls.
+MCGS is the method; unadv, bilevel, cascade and a5 are what the paper compares it with; gaussian and uniform are
+controls.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
 
+from mspd.defenses.a5 import a5
 from mspd.defenses.bilevel import bilevel
 from mspd.defenses.cascade import cascade
 from mspd.defenses.mcgs import mcgs
@@ -18,8 +20,9 @@ DEFENSES: dict[str, Callable[..., Tensor]] = {
     "unadv": unadv,
     "bilevel": bilevel,
     "cascade": cascade,
+    "a5": a5,
     "gaussian": gaussian,
     "uniform": uniform,
 }
 
-__all__ = ["DEFENSES", "bilevel", "cascade", "gaussian", "mcgs", "unadv", "uniform"]
+__all__ = ["DEFENSES", "a5", "bilevel", "cascade", "gaussian", "mcgs", "unadv", "uniform"]

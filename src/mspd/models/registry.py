@@ -7,16 +7,20 @@ from torch import nn
 
 from mspd.errors import WeightsError
 from mspd.models.efficientnet import efficientnet_lite0
+from mspd.models.flow import flow
 from mspd.models.preact import preact_resnet18, wide_resnet
 from mspd.models.resnet import resnet18, resnet20, resnext
+from mspd.models.robustifier import robustifier
 from mspd.models.unet import unet
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "efficientnet_lite0": efficientnet_lite0,
+    "flow": flow,
     "preact_resnet18": preact_resnet18,
     "resnet18": resnet18,
     "resnet20": resnet20,
     "resnext": resnext,
+    "robustifier": robustifier,
     "unet": unet,
     "wide_resnet": wide_resnet,
 }

@@ -1,6 +1,7 @@
 """Training of the DiffPure purifier's network: predict the noise (Ho et al. 2020, Eq. 14), at the few timesteps that
 purification uses."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,6 +10,30 @@ from torch import Tensor, nn
 from mspd.data import ImageSet
 from mspd.purifiers.diffpure import STEPS, add_noise
 from mspd.training.precision import mixed
+from mspd.training.recipe import Recipe
+
+
+class Denoise:
+    """Predict the noise of pictures at the first recipe.timesteps of 1,000 timesteps."""
+
+    name, passes = "denoising", 3
+
+    def __init__(self, recipe: Recipe, training: ImageSet) -> None:
+        self.recipe = recipe
+
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x, torch.zeros(len(x))
+
+    def optimiser(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(groups, lr=self.recipe.lr)
+
+    def gradient(self, model: nn.Module, x: Tensor, index: Tensor, generator: torch.Generator, done: float) -> float:
+        loss = denoising_loss(model, x, timesteps=self.recipe.timesteps, generator=generator)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def score(self, model: nn.Module, testing: ImageSet) -> dict[str, Any]:
+        return evaluate_denoiser(model, testing, timesteps=self.recipe.timesteps)
 
 
 def denoising_loss(model: nn.Module, x: Tensor, *, timesteps: int, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet, load
 from mspd.errors import UsageError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
-from mspd.objectives import cross_entropy
-from mspd.training.adversarial import n_fgsm
-from mspd.training.denoising import denoising_loss, evaluate_denoiser
+from mspd.training.classify import Classify
+from mspd.training.denoising import Denoise
+from mspd.training.flow import Flow
 from mspd.training.memory import keep_freed_memory
-from mspd.training.precision import bfloat16_is_faster, mixed
+from mspd.training.precision import bfloat16_is_faster
 from mspd.training.recipe import Recipe
+from mspd.training.robustify import Robustify
 from mspd.training.standard import augment
+from mspd.training.task import Task
+
+TASKS: dict[str, Callable[[Recipe, ImageSet], Task]] = {
+    "classify": Classify,
+    "denoise": Denoise,
+    "robustify": Robustify,
+    "flow": Flow,
+}
 
 
 def train(
@@ -55,10 +64,11 @@ def train(
     training, testing = (load(data, split, size=recipe.size) for split in ("train", "test"))
     if training.classes != testing.classes:
         raise UsageError(f"{data}: the test part has other classes than the train part; both need the same sub-folders")
-    num_classes = int(training.labels.max()) + 1
     keep_freed_memory()
     torch.manual_seed(seed)
-    arguments = recipe.arguments if recipe.denoise else {**recipe.arguments, "num_classes": num_classes}
+    arguments = recipe.arguments
+    if recipe.task == "classify":
+        arguments = {**arguments, "num_classes": len(training.classes)}
     model = build(recipe.architecture, arguments)
     layout = _layout(model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
@@ -66,18 +76,15 @@ def train(
     _freeze(model, recipe)
     averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
-    optimizer: torch.optim.Optimizer
-    if recipe.denoise:
-        optimizer = torch.optim.Adam(_groups(model, recipe), lr=recipe.lr)
-    else:
-        optimizer = torch.optim.SGD(_groups(model, recipe), lr=recipe.lr, momentum=0.9, nesterov=True)
-        targets = _targets(recipe, training, num_classes)
+    task = TASKS[recipe.task](recipe, training)
+    optimizer = task.optimiser(_groups(model, recipe))
 
     checkpoint, settings = out.with_name(out.name + ".ckpt"), f"{recipe}, epochs {epochs}, seed {seed}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
-    steps = math.ceil(len(training) / recipe.batch_size)
+    count = min(recipe.pictures or len(training), len(training))
+    steps = math.ceil(count / recipe.batch_size)
     peak = matmul_rate()
-    flops = _flops_per_image(model, recipe)
+    flops = _flops_per_image(model, task, recipe.size)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
     ) as progress:
@@ -85,40 +92,30 @@ def train(
             bar = progress.add_task(f"epoch {epoch + 1}/{epochs}", total=steps, note="")
             started = time.perf_counter()
             generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-            order = torch.randperm(len(training), generator=generator)
+            order = torch.randperm(len(training), generator=generator)[:count]
             small = epoch < recipe.small_epochs
             size = recipe.small_size if small else recipe.size
             model.train()
             _freeze(model, recipe)
             total = 0.0
             for step in range(steps):
-                rate = one_cycle((epoch + step / steps) / epochs, recipe.warmup)
+                done = (epoch + step / steps) / epochs
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * rate
+                    group["lr"] = recipe.lr * one_cycle(done, recipe.warmup)
                 index = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
                 x = training.images[index].float().div_(255)
                 x = augment(x, crop=recipe.crop, cutout=recipe.cutout, generator=generator)
                 if size != recipe.size:
                     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
                 x = x.contiguous(memory_format=layout)
-                if recipe.denoise:
-                    loss = denoising_loss(model, x, timesteps=recipe.denoise, generator=generator)
-                else:
-                    y = targets[index]
-                    if recipe.eps:
-                        x = n_fgsm(model, x, y, eps=recipe.eps, generator=generator)
-                    with mixed(x.device):
-                        logits = model(x)
-                    loss = cross_entropy(logits.float(), y).mean()
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                total += task.gradient(model, x, index, generator, done)
                 optimizer.step()
                 averaged.update_parameters(model)
-                total += loss.item()
                 progress.update(bar, advance=1, note=f"loss {total / (step + 1):.3f}")
             spent = time.perf_counter() - started
             seconds += spent
-            speed = len(training) / spent
+            speed = count / spent
             share = speed * flops * (size / recipe.size) ** 2 / peak
             note = f"loss {total / steps:.3f}  {speed:.0f} images/s  {share:.0%} of the matrix-product rate"
             progress.update(bar, note=note)
@@ -126,10 +123,6 @@ def train(
             _save_checkpoint(checkpoint, model, averaged, optimizer, epoch + 1, seconds, settings)
 
     final = averaged.module.eval()
-    if recipe.denoise:
-        scores = evaluate_denoiser(final, testing, timesteps=recipe.denoise)
-    else:
-        scores = evaluate_plain(final, testing, eps=recipe.test_eps, n=1000 if recipe.eps else 200)
     card = {
         "name": recipe.name,
         "dataset": recipe.dataset,
@@ -137,13 +130,13 @@ def train(
         "arguments": arguments,
         "size": recipe.size,
         "classes": list(training.classes),
-        "training": "denoising" if recipe.denoise else "adversarial (N-FGSM)" if recipe.eps else "standard",
+        "training": task.name,
         "eps": recipe.eps,
         "epochs": epochs,
         "seed": seed,
         "teacher": recipe.teacher,
         "start": origin,
-        **scores,
+        **task.score(final, testing),
         "training_hours": round(seconds / 3600, 2),
         "command": command,
     }
@@ -155,29 +148,6 @@ def train(
 def one_cycle(progress: float, warmup: float) -> float:
     """Learning-rate factor: linear from 0 to 1 during `warmup` (a share of the run), then linear to 0."""
     return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))
-
-
-def evaluate_plain(model: nn.Module, data: ImageSet, *, eps: float, n: int = 1000) -> dict[str, Any]:
-    """Clean accuracy on all test pictures, PGD-20 accuracy on the first `n` (step eps/4, one random start)."""
-    clean = 0
-    robust = 0
-    for start in range(0, len(data), 250):
-        x, y = data.floats(start, start + 250), data.labels[start : start + 250]
-        with torch.no_grad():
-            clean += int((model(x).argmax(1) == y).sum())
-        if start < n:
-            generator = torch.Generator().manual_seed(start)
-            x_adv = pgd(model, x[: n - start], y[: n - start], eps=eps, steps=20, generator=generator)
-            with torch.no_grad():
-                robust += int((model(x_adv).argmax(1) == y[: n - start]).sum())
-    n = min(n, len(data))
-    return {
-        "clean_acc": round(clean / len(data), 4),
-        "clean_n": len(data),
-        "pgd20_acc": round(robust / n, 4),
-        "pgd20_n": n,
-        "pgd20_eps": eps,
-    }
 
 
 def matmul_rate(seconds: float = 0.3) -> float:
@@ -227,27 +197,11 @@ def _freeze(model: nn.Module, recipe: Recipe) -> None:
             module.eval().requires_grad_(False)
 
 
-def _targets(recipe: Recipe, training: ImageSet, num_classes: int) -> Tensor:
-    """Soft labels (N, K): smoothed one-hot rows, mixed with the teacher's probabilities when there is a teacher."""
-    targets = F.one_hot(training.labels, num_classes).float()
-    targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
-    if recipe.teacher:
-        teacher = load_model(recipe.teacher)
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for start in range(0, len(training), 250):
-            x = training.floats(start, start + 250).contiguous(memory_format=torch.channels_last)
-            with torch.no_grad(), mixed(x.device):
-                p = (teacher(x).float().softmax(1) + teacher(x.flip(3)).float().softmax(1)) / 2
-            targets[start : start + 250].lerp_(p, recipe.teacher_weight)
-    return targets
-
-
-def _flops_per_image(model: nn.Module, recipe: Recipe) -> float:
-    """Operations of one training image: forward and backward (3 forward passes), for adversarial training 2 more."""
+def _flops_per_image(model: nn.Module, task: Task, size: int) -> float:
+    """Operations of one training image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        inputs = [torch.zeros(1, 3, recipe.size, recipe.size), torch.zeros(1)]
-        model.eval()(*inputs[: 2 if recipe.denoise else 1])
-    return float(counter.get_total_flops() * (5 if recipe.eps else 3))
+        model.eval()(*task.inputs(torch.zeros(1, 3, size, size)))
+    return float(counter.get_total_flops() * task.passes)
 
 
 def _resume(

@@ -13,9 +13,12 @@ class Recipe:
     """How one model is trained.
 
     `architecture` and `arguments` name the network (see `mspd.models.ARCHITECTURES`); `size` is the side of its
-    pictures in pixels. `eps` > 0 means adversarial training in the Linf ball (N-FGSM), 0 standard training; `test_eps`
-    is the budget of the PGD-20 accuracy on the card. `denoise` > 0 instead trains a noise predictor (with Adam) for
-    that many timesteps. The first `small_epochs` epochs run at `small_size` pixels (cheaper, about the same result).
+    pictures in pixels. `task` is what it learns: to "classify"; to "denoise" the first `timesteps` steps of a diffusion
+    (DiffPure); to "robustify" pictures for the shipped model `against` (A5); to be the "flow" of perturbations that
+    mislead the model `against` (MCG). `eps` is the budget of the training, in Linf; for classifiers 0 means standard
+    training, more means adversarial training (N-FGSM). `test_eps` is the budget of the PGD-20 accuracy on the card.
+    An epoch goes through all pictures, or through `pictures` of them, drawn anew each time. The first `small_epochs`
+    epochs run at `small_size` pixels (cheaper, about the same result).
     `teacher` is a shipped model whose probabilities are mixed into the labels with weight `teacher_weight`. `start`
     names a model whose weights come first, or a loader of them, `package.module:function`, called with the model;
     layers whose name contains one of the words in `frozen` then keep those weights (a frozen BatchNorm keeps its
@@ -30,7 +33,10 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)
     eps: float = 0.0
     test_eps: float = 8 / 255
-    denoise: int = 0
+    task: str = "classify"
+    timesteps: int = 0
+    against: str = ""
+    pictures: int = 0
     batch_size: int = 128
     lr: float = 0.2
     warmup: float = 0.2
