@@ -64,7 +64,8 @@ class Flow:
             for before, after in zip(model.parameters(), tuned.parameters(), strict=True):
                 before.grad = before.detach() - after.detach()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        return float(loss)
+        value: float = loss.item()
+        return value
 
     def score(self, model: nn.Module, testing: ImageSet) -> dict[str, Any]:
         """Share of the first 1,000 test pictures that the surrogate reads rightly, before and at the flow's guess."""
