@@ -42,10 +42,10 @@ class Row:
 ROWS = (
     Row("no defence", None),
     *(Row(f"MCGS, n_samples {n}", {"n_samples": n}) for n in (2, 20, 1, 5)),
-    Row("ceiling: true labels, backbone = target", {"n_samples": 20}, ceiling=True),
-    Row("forward epoch alone", {"n_samples": 20, "epochs": "F"}),
-    Row("backward epoch alone", {"n_samples": 20, "epochs": "B"}),
-    Row("MCGS, Eq. 5 (gradients averaged)", {"n_samples": 20, "average": "gradients"}),
+    Row("MCGS, Eq. 5 (gradients averaged), n_samples 2", {"n_samples": 2, "average": "gradients"}),
+    Row("forward epoch alone, n_samples 2", {"n_samples": 2, "epochs": "F"}),
+    Row("backward epoch alone, n_samples 2", {"n_samples": 2, "epochs": "B"}),
+    Row("ceiling: true labels, backbone = target, n_samples 2", {"n_samples": 2}, ceiling=True),
     Row("no smoothing (one gradient at the centre)", {"noise": False}),
     *(Row(f"MCGS, n_samples {n}", {"n_samples": n}) for n in (10, 4)),
 )
@@ -106,7 +106,7 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
                 "linf": float((x_def - x).abs().max() * 255),
             }
             spent = time.perf_counter() - started
-            print(f"{row.name:45s} {name:18s} clean {report.clean_acc:.1%} robust {report.robust_acc:.1%}"
+            print(f"{row.name:52s} {name:18s} clean {report.clean_acc:.1%} robust {report.robust_acc:.1%}"
                   f"  ({spent:.0f} s)", flush=True)  # fmt: skip
         rows[row.name] = scores
         result = {"setting": setting, "classifier_acc": classifier_acc, "command":
