@@ -14,6 +14,7 @@ from mspd import PRESETS, UsageError, WeightsError
 from mspd.models import ARCHITECTURES, build, card_of, list_models, load_model, save_model
 from mspd.models.efficientnet import Depthwise, EfficientNetLite0, SameConv
 from mspd.models.files import WEIGHTS
+from mspd.smoothing import prepare
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "name": str, "dataset": str, "architecture": str, "arguments": dict, "size": int, "classes": list, "training": str,
@@ -22,19 +23,32 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 SMALL: dict[str, dict[str, Any]] = {
+    "convnext": {"widths": [8, 16], "depths": [1, 1]},
     "efficientnet_lite0": {"resolution": 32},
     "preact_resnet18": {"width": 4, "stem_stride": 2, "stats": "imagenet"},
+    "ra_wide_resnet": {"widths": [8, 16], "depths": [1, 1]},
+    "resnest": {"width": 8, "depths": [1, 1]},
     "resnet18": {"width": 4},
     "resnet20": {"width": 4},
+    "resnet50": {"width": 4},
+    "resnet56": {"width": 4},
     "resnext": {"widths": [16, 32], "depths": [1, 1], "group_width": 4},
-    "wide_resnet": {"depth": 10, "width": 1},
+    "wide_resnet": {"depth": 10, "width": 1, "activation": "silu"},
+    "xcit": {"width": 16, "depth": 1, "heads": 2},
 }
 
 
 # ---------------------------------------------------------------- shipped models
 
 
-@pytest.mark.parametrize("name", list_models())
+CLASSIFIERS = [name for name in list_models() if "clean_acc" in card_of(name)]
+
+
+def test_generators_are_the_ones_that_functions_ask_for() -> None:
+    assert set(list_models()) - set(CLASSIFIERS) <= {"a5-cifar10", "mcg-cifar10", "unet-cifar10"}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_card_describes_its_file(name: str) -> None:
     card, data = card_of(name), (WEIGHTS / f"{name}.safetensors").read_bytes()
     for field, kind in FIELDS.items():
@@ -49,7 +63,7 @@ def test_card_describes_its_file(name: str) -> None:
     assert 0 < card["pgd20_eps"] < 0.1
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_shipped_model_loads_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> socket.socket:
         raise AssertionError("loading a model opened a connection")
@@ -83,7 +97,7 @@ def test_every_file_has_its_card() -> None:
 
 
 def test_every_architecture_is_tried() -> None:
-    assert set(SMALL) == set(ARCHITECTURES) - {"unet"}  # no classifier: see test_diffpure.py
+    assert set(SMALL) == set(ARCHITECTURES) - {"flow", "robustifier", "unet"}  # no classifiers
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -103,6 +117,7 @@ def test_round_trip_in_half_precision(architecture: str, tmp_path: Path) -> None
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(again(x), model.eval()(x))
+        assert torch.allclose(prepare(again)(x), again(x), rtol=1e-3, atol=1e-4)
     first = path.read_bytes()
     save_model(again, path, card)
     assert path.read_bytes() == first

@@ -6,23 +6,32 @@ from typing import Any
 from torch import nn
 
 from mspd.errors import WeightsError
+from mspd.models.convnext import convnext
 from mspd.models.efficientnet import efficientnet_lite0
 from mspd.models.flow import flow
-from mspd.models.preact import preact_resnet18, wide_resnet
-from mspd.models.resnet import resnet18, resnet20, resnext
+from mspd.models.preact import preact_resnet18, ra_wide_resnet, wide_resnet
+from mspd.models.resnest import resnest
+from mspd.models.resnet import resnet18, resnet20, resnet50, resnet56, resnext
 from mspd.models.robustifier import robustifier
 from mspd.models.unet import unet
+from mspd.models.xcit import xcit
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "convnext": convnext,
     "efficientnet_lite0": efficientnet_lite0,
     "flow": flow,
     "preact_resnet18": preact_resnet18,
+    "ra_wide_resnet": ra_wide_resnet,
+    "resnest": resnest,
     "resnet18": resnet18,
     "resnet20": resnet20,
+    "resnet50": resnet50,
+    "resnet56": resnet56,
     "resnext": resnext,
     "robustifier": robustifier,
     "unet": unet,
     "wide_resnet": wide_resnet,
+    "xcit": xcit,
 }
 
 

@@ -1,5 +1,5 @@
-"""ResNet (He et al. 2015, "Deep residual learning"): basic blocks, and the bottlenecks with grouped convolutions of
-ResNeXt (Xie et al. 2017)."""
+"""ResNet (He et al. 2015, "Deep residual learning"): basic blocks and bottlenecks, those of ResNeXt with grouped
+convolutions (Xie et al. 2017)."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mspd.models.common import Normalize, conv3x3, initialise
 
 
-def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -24,7 +24,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = conv3x3(outputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = _projection(inputs, outputs, stride)
+        self.shortcut = projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = x if self.shortcut is None else self.shortcut(x)
@@ -32,19 +32,18 @@ class BasicBlock(nn.Module):
         return F.relu(out + residual)
 
 
-class ResNeXtBlock(nn.Module):
-    """1 x 1, grouped 3 x 3, 1 x 1 convolutions; the inner width is half the outer one."""
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 (in groups), 1 x 1 convolutions, the first two `inner` channels wide."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, inner: int, groups: int = 1) -> None:
         super().__init__()
-        inner = outputs // 2
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = conv3x3(inner, inner, stride, groups)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.shortcut = _projection(inputs, outputs, stride)
+        self.shortcut = projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = x if self.shortcut is None else self.shortcut(x)
@@ -100,6 +99,22 @@ def resnet20(*, num_classes: int, width: int = 16, stem_stride: int = 1, stats: 
     return ResNet(BasicBlock, width, (width, 2 * width, 4 * width), (3, 3, 3), num_classes, stem_stride, stats)
 
 
+def resnet56(*, num_classes: int, width: int = 16, stem_stride: int = 1, stats: str = "cifar10") -> ResNet:
+    """The 56-layer CIFAR ResNet: three stages of nine basic blocks."""
+    return ResNet(BasicBlock, width, (width, 2 * width, 4 * width), (9, 9, 9), num_classes, stem_stride, stats)
+
+
+def resnet50(*, num_classes: int, width: int = 64, stem_stride: int = 1, stats: str = "cifar10") -> ResNet:
+    """ResNet-50, bottlenecks of four times `width` in the first stage, with the 3 x 3 stem of small images; width 64 is
+    the published size."""
+
+    def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+        return Bottleneck(inputs, outputs, stride, outputs // 4)
+
+    widths = (4 * width, 8 * width, 16 * width, 32 * width)
+    return ResNet(block, width, widths, (3, 4, 6, 3), num_classes, stem_stride, stats)
+
+
 def resnext(
     *,
     num_classes: int,
@@ -112,6 +127,6 @@ def resnext(
     """ResNeXt for small images; `group_width` channels in each group of the 3 x 3 convolutions."""
 
     def block(inputs: int, outputs: int, stride: int) -> nn.Module:
-        return ResNeXtBlock(inputs, outputs, stride, max(1, outputs // 2 // group_width))
+        return Bottleneck(inputs, outputs, stride, outputs // 2, max(1, outputs // 2 // group_width))
 
     return ResNet(block, 32, tuple(widths), tuple(depths), num_classes, stem_stride, stats)
