@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from mspd.data import load, records
 from mspd.errors import ImageError, WeightsError
 from mspd.models import build, card_of, load_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
-from mspd.training.adversarial import n_fgsm
+from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.classify import evaluate_plain
 from mspd.training.loop import one_cycle
 from mspd.training.standard import augment
@@ -224,6 +225,38 @@ def test_n_fgsm_stays_in_range_and_near(soft: bool) -> None:
     assert float(moved.max()) > 2.5 * eps
     assert torch.equal(x, before)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["pgd", "trades"])
+def test_inner_attacks_stay_in_the_ball_and_raise_the_loss(method: str) -> None:
+    torch.manual_seed(0)
+    model = build("wide_resnet", {"num_classes": 4, "depth": 10, "width": 1}).eval()
+    x, y, eps = torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 0, 1]), 0.03
+    generator = torch.Generator().manual_seed(0)
+    if method == "pgd":
+        out = pgd_steps(model, x, y, eps=eps, steps=4, generator=generator)
+        losses = [torch.nn.functional.cross_entropy(model(z), y) for z in (x, out)]
+    else:
+        out = trades_steps(model, x, eps=eps, steps=4, generator=generator)
+        losses = [divergence(model(x).softmax(1), model(z)).mean() for z in (x, out)]
+    assert float(losses[1].detach()) > float(losses[0].detach()) + 1e-5
+    assert float((out - x).abs().max()) <= eps + 1e-6
+    assert 0 <= float(out.min()) <= float(out.max()) <= 1
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not out.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("change", "training"),
+    [
+        ({"method": "pgd"}, "adversarial (PGD)"),
+        ({"method": "trades", "steps": 1}, "adversarial (TRADES)"),
+        ({"optimiser": "adamw", "lr": 1e-3, "eps": 0.0}, "standard"),
+    ],
+)
+def test_other_methods(change: dict[str, Any], training: str, pictures: Path, tmp_path: Path) -> None:
+    card = train(replace(ADVERSARIAL, **change), pictures, tmp_path / "a.safetensors", epochs=1)
+    assert card["training"] == training
 
 
 def test_evaluate_plain_counts(pictures: Path) -> None:

@@ -16,7 +16,8 @@ class Recipe:
     pictures in pixels. `task` is what it learns: to "classify"; to "denoise" the first `timesteps` steps of a diffusion
     (DiffPure); to "robustify" pictures for the shipped model `against` (A5); to be the "flow" of perturbations that
     mislead the model `against` (MCG). `eps` is the budget of the training, in Linf; for classifiers 0 means standard
-    training, more means adversarial training (N-FGSM). `test_eps` is the budget of the PGD-20 accuracy on the card.
+    training, more means adversarial training by `method`: "n-fgsm", or "pgd" or "trades" with `steps` steps. `test_eps`
+    is the budget of the PGD-20 accuracy on the card. Classifiers learn by `optimiser` "sgd" or "adamw".
     An epoch goes through all pictures, or through `pictures` of them, drawn anew each time. The first `small_epochs`
     epochs run at `small_size` pixels (cheaper, about the same result).
     `teacher` is a shipped model whose probabilities are mixed into the labels with weight `teacher_weight`. `start`
@@ -32,7 +33,10 @@ class Recipe:
     epochs: int
     arguments: dict[str, Any] = field(default_factory=dict)
     eps: float = 0.0
+    method: str = "n-fgsm"
+    steps: int = 2
     test_eps: float = 8 / 255
+    optimiser: str = "sgd"
     task: str = "classify"
     timesteps: int = 0
     against: str = ""
