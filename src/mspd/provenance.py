@@ -1,0 +1,198 @@
+"""What a published picture says of its origin: content credentials (C2PA), an XMP history line, the place (GPS).
+
+Nothing that helps to take a protection back is written: not the seed, not the backbone, not the label. Thumbnails are
+small unprotected copies, so none is added and those of the original's credentials are redacted.
+"""
+
+import io
+import json
+import os
+import re
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mspd import images
+from mspd.errors import ImageError, UsageError
+from mspd.images import Picture
+
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
+          ".tiff": "image/tiff"}  # fmt: skip
+_GPS = 0x8825
+#: labels of assertions that may hold a place
+_PLACES = ("stds.exif", "stds.iptc", "c2pa.metadata", "cawg.metadata")
+_EVENT = (
+    '<rdf:li rdf:parseType="Resource"><stEvt:action>edited</stEvt:action><stEvt:softwareAgent>{agent}'
+    "</stEvt:softwareAgent><stEvt:when>{when}</stEvt:when></rdf:li>"
+)
+_PACKET = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">{description}</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+_DESCRIPTION = (
+    '<rdf:Description rdf:about="" xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/" '
+    'xmlns:stEvt="http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"><xmpMM:History><rdf:Seq>{event}</rdf:Seq>'
+    "</xmpMM:History></rdf:Description>"
+)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Whose signature: a certificate chain (PEM, the signer's own first) and its private key (PEM, PKCS 8)."""
+
+    certificates: Path
+    key: Path
+
+
+def without_gps(picture: Picture) -> Picture:
+    """The picture without the place in its EXIF and XMP. EXIF that cannot be parsed goes altogether."""
+    exif, xmp = picture.exif, picture.xmp
+    if exif is not None:
+        try:
+            tags = Image.Exif()
+            tags.load(exif)
+            if _GPS in tags:
+                for ifd in list(tags.get_ifd(_GPS)):
+                    del tags.get_ifd(_GPS)[ifd]
+                del tags[_GPS]
+                exif = tags.tobytes().removeprefix(b"Exif\0\0")
+        except Exception:  # Pillow raises anything on malformed tags
+            exif = None
+    if xmp is not None:
+        xmp = re.sub(rb"<exif:GPS(\w+)\b[^>]*?(/>|>.*?</exif:GPS\1\s*>)", b"", xmp, flags=re.DOTALL)
+        xmp = re.sub(rb"""\s+exif:GPS\w+\s*=\s*("[^"]*"|'[^']*')""", b"", xmp)
+    return replace(picture, exif=exif, xmp=xmp)
+
+
+def with_history(picture: Picture, now: datetime | None = None) -> Picture:
+    """The picture with a line in its XMP history: edited, by mspd, when."""
+    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    event = _EVENT.format(agent=_agent(), when=when)
+    xmp = picture.xmp.decode("utf-8", "surrogateescape") if picture.xmp else ""
+    before, found, after = xmp.rpartition("</rdf:RDF>")
+    history = re.search(r"(<xmpMM:History>\s*<rdf:Seq>.*?)(</rdf:Seq>)", xmp, flags=re.DOTALL)
+    if history and "xmlns:stEvt" in xmp:
+        xmp = xmp[: history.end(1)] + event + xmp[history.start(2) :]
+    elif found:
+        xmp = before + _DESCRIPTION.format(event=event) + found + after
+    else:
+        xmp = _PACKET.format(description=_DESCRIPTION.format(event=event))
+    return replace(picture, xmp=xmp.encode("utf-8", "surrogateescape"))
+
+
+def has_credentials(path: str | Path) -> bool:
+    """Does the file carry a C2PA manifest? (Found by its box labels; nothing is validated.)"""
+    data = Path(path).read_bytes()
+    return b"jumb" in data and b"c2pa\0" in data
+
+
+def sign(original: str | Path, written: str | Path, credentials: Credentials, *, strip_gps: bool = False) -> None:
+    """Give the file `written`, made from `original`, a signed manifest: opened the original, edited it by mspd.
+
+    The original's own manifest, if any, becomes the parent's. Thumbnails in it are redacted (with `strip_gps` also the
+    metadata that may hold a place), which its signature allows for. The pixels stay as they are, which is checked.
+    UsageError without the extra or for credentials that cannot sign; ImageError for a format that cannot carry a
+    manifest. Where it raises, `written` is as before.
+    """
+    try:
+        import c2pa
+    except ImportError as error:
+        raise UsageError("content credentials need an extra: pip install 'mspd[c2pa]'") from error
+    original, written = Path(original), Path(written)
+    for path in (original, written):
+        if path.suffix.lower() not in _TYPES:
+            raise ImageError(
+                f"{path}: a {path.suffix} file carries no content credentials; use .png, .jpg, .tif, .webp"
+            )
+    certificates, key = (_read(path) for path in (credentials.certificates, credentials.key))
+    source, kind = original.read_bytes(), _TYPES[original.suffix.lower()]
+    redactions = _redactions(c2pa, source, kind, strip_gps) if has_credentials(original) else []
+    edited = {"action": "c2pa.edited", "softwareAgent": {"name": "mspd", "version": version("mspd")}}
+    removed = [{"action": "c2pa.redacted", "reason": "c2pa.PII.present", "parameters": {"redacted": uri}}
+               for uri in redactions]  # fmt: skip
+    manifest = {
+        "claim_generator_info": [{"name": "mspd", "version": version("mspd")}],
+        "title": written.name,
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [edited, *removed]}}],
+        "redactions": redactions,
+    }
+    context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
+    reason: Exception | None = None
+    for algorithm in ("ES256", "ES384", "ES512", "PS256", "ED25519"):
+        try:
+            signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg[algorithm], certificates, key, None))
+            builder = c2pa.Builder(manifest, context)
+            builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
+            builder.add_ingredient({"title": original.name, "relationship": "parentOf"}, kind, io.BytesIO(source))
+            signed = io.BytesIO()
+            builder.sign(signer, _TYPES[written.suffix.lower()], io.BytesIO(written.read_bytes()), signed)
+        except c2pa.C2paError as error:
+            reason = error
+            if "invalid signing credentials" in str(error):
+                continue  # a key of another kind
+            break
+        _replace(written, signed.getvalue())
+        return
+    line = " ".join(str(reason).split())[:200]
+    raise UsageError(f"{credentials.certificates} and {credentials.key} cannot sign {written.name}: {line}")
+
+
+def _redactions(c2pa: Any, source: bytes, kind: str, strip_gps: bool) -> list[str]:
+    """Addresses of what the original's manifests show of the unprotected picture (and of the place)."""
+    try:
+        store = json.loads(c2pa.Reader(kind, io.BytesIO(source)).json())
+    except c2pa.C2paError as error:
+        raise ImageError(
+            f"the original's content credentials cannot be read ({' '.join(str(error).split())[:120]})"
+        ) from error
+    found = []
+    for label, manifest in store.get("manifests", {}).items():
+        thumbnails = [manifest.get("thumbnail"), *(part.get("thumbnail") for part in manifest.get("ingredients", []))]
+        found += [thumbnail["identifier"] for thumbnail in thumbnails if thumbnail]
+        if strip_gps:
+            found += [
+                f"self#jumbf=/c2pa/{label}/c2pa.assertions/{assertion['label']}"
+                for assertion in manifest.get("assertions", [])
+                if str(assertion.get("label", "")).startswith(_PLACES)
+            ]
+    return sorted(set(found))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put `data` in the place of the file, if it decodes to the same picture."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        before, after = images.read(path), images.read(temporary)
+        alike = before.alpha is None or (after.alpha is not None and np.array_equal(before.alpha, after.alpha))
+        if not (alike and np.array_equal(before.pixels, after.pixels)):
+            raise ImageError(f"{path}: signing changed the picture; the file is left unsigned")
+        temporary.chmod(path.stat().st_mode & 0o777)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be signed ({error.strerror or error}); it is left unsigned") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _agent() -> str:
+    return f"mspd {version('mspd')}"

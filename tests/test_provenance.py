@@ -1,0 +1,212 @@
+"""Content credentials, history and place in what is published."""
+
+import io
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from mspd import images
+from mspd.errors import ImageError, UsageError
+from mspd.provenance import Credentials, has_credentials, sign, with_history, without_gps
+
+CONFIG = """[req]
+distinguished_name=dn
+prompt=no
+[dn]
+CN=Test CA
+O=Test
+[ca]
+basicConstraints=critical,CA:true
+keyUsage=critical,keyCertSign,cRLSign
+subjectKeyIdentifier=hash
+[leaf]
+basicConstraints=critical,CA:false
+keyUsage=critical,digitalSignature
+extendedKeyUsage=critical,emailProtection
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+"""
+GPS_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSLatitude="48,12N" exif:Flash="1">'
+    "<exif:GPSLongitude>16,22E</exif:GPSLongitude><exif:GPSMapDatum/></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def picture(path: Path, **options: Any) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def located(path: Path) -> Path:
+    """A PNG that says in its EXIF and its XMP where it was taken."""
+    tags = Image.Exif()
+    tags[0x013B] = "A. Creator"
+    tags.get_ifd(0x8825).update({1: "N", 2: (48.0, 12.0, 0.0)})
+    tags[0x8825] = tags.get_ifd(0x8825)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", GPS_XMP)
+    return picture(path, exif=tags.tobytes(), pnginfo=info)
+
+
+def test_gps_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    before = images.read(located(tmp_path / "a.png"))
+    assert before.exif is not None
+    assert 0x8825 in (tags := Image.Exif()) or tags.load(before.exif) is None
+    assert 2 in tags.get_ifd(0x8825), "the picture does say where"
+    after = without_gps(before)
+    left = Image.Exif()
+    left.load(after.exif)
+    assert left[0x013B] == "A. Creator"
+    assert not left.get_ifd(0x8825)
+    assert after.xmp is not None
+    assert b"GPS" not in after.xmp
+    assert b'exif:Flash="1"' in after.xmp
+    ElementTree.fromstring(after.xmp)
+    images.save(after, after.pixels, tmp_path / "b.png", eps=0.1)
+    with Image.open(tmp_path / "b.png") as written:
+        assert not written.getexif().get_ifd(0x8825)
+
+
+def test_exif_that_cannot_be_read_goes_altogether(tmp_path: Path) -> None:
+    before = replace(images.read(picture(tmp_path / "a.png")), exif=b"II*\0\xff\xff\xff\xff GPS")
+    assert without_gps(before).exif in (None, b"II*\0\xff\xff\xff\xff GPS")
+
+
+@pytest.mark.parametrize("xmp", [None, GPS_XMP.encode(), b"no xmp at all"])
+def test_history_is_one_more_line(xmp: bytes | None, tmp_path: Path) -> None:
+    start = replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)
+    once = with_history(start, NOW)
+    twice = with_history(once, NOW)
+    for found, lines in ((once, 1), (twice, 2)):
+        assert found.xmp is not None
+        root = ElementTree.fromstring(found.xmp)
+        events = [
+            e for e in root.iter("{http://ns.adobe.com/xap/1.0/sType/ResourceEvent#}action") if e.text == "edited"
+        ]
+        assert len(events) == lines
+        assert b"2026-01-02T03:04:05+00:00" in found.xmp
+    if xmp == GPS_XMP.encode():
+        assert once.xmp is not None
+        assert b'exif:GPSLatitude="48,12N"' in once.xmp
+
+
+# ---------------------------------------------------------------- content credentials
+
+
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
+    """A certificate signed by a test authority."""
+    pytest.importorskip("c2pa", reason="needs the extra c2pa")
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make certificates")
+    folder = tmp_path_factory.mktemp("certificates")
+    (folder / "c.cnf").write_text(CONFIG)
+    for command in (
+        "ecparam -name prime256v1 -genkey -noout -out ca.key",
+        "req -new -x509 -key ca.key -days 30 -config c.cnf -extensions ca -out ca.pem",
+        "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out leaf.key",
+        "req -new -key leaf.key -config c.cnf -subj /CN=Tester/O=Test -out leaf.csr",
+        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -extfile c.cnf -extensions leaf "
+        "-out leaf.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    (folder / "chain.pem").write_bytes((folder / "leaf.pem").read_bytes() + (folder / "ca.pem").read_bytes())
+    return Credentials(folder / "chain.pem", folder / "leaf.key")
+
+
+def shot(path: Path, credentials: Credentials) -> Path:
+    """A photo as a camera with content credentials writes it: signed, with a thumbnail."""
+    import c2pa
+
+    plain = picture(path.with_name("plain.jpg"), quality=95).read_bytes()
+    info = c2pa.C2paSignerInfo(
+        c2pa.C2paSigningAlg.ES384, credentials.certificates.read_bytes(), credentials.key.read_bytes(), None
+    )
+    created = {
+        "action": "c2pa.created",
+        "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture",
+    }
+    manifest = {
+        "claim_generator_info": [{"name": "camera"}],
+        "title": "photo",
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
+    }
+    out = io.BytesIO()
+    c2pa.Builder(manifest).sign(c2pa.Signer.from_info(info), "image/jpeg", io.BytesIO(plain), out)
+    path.write_bytes(out.getvalue())
+    return path
+
+
+def manifests(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    import c2pa
+
+    kind = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}[path.suffix]
+    reader = c2pa.Reader(kind, io.BytesIO(path.read_bytes()))
+    store = json.loads(reader.json())
+    return reader.get_validation_state(), store["manifests"], store["manifests"][store["active_manifest"]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_the_originals_credentials_become_the_parents(suffix: str, credentials: Credentials, tmp_path: Path) -> None:
+    original = shot(tmp_path / "photo.jpg", credentials)
+    assert has_credentials(original)
+    read = images.read(original)
+    out = tmp_path / f"out{suffix}"
+    images.save(read, read.pixels, out, eps=0.1)
+    assert not has_credentials(out)
+    pixels = images.read(out).pixels
+    sign(original, out, credentials)
+    state, every, active = manifests(out)
+    assert state == "Valid"
+    assert len(every) == 2
+    (parent,) = active["ingredients"]
+    assert parent["relationship"] == "parentOf"
+    assert parent["active_manifest"] in every
+    (actions,) = [a["data"]["actions"] for a in active["assertions"] if a["label"].startswith("c2pa.actions")]
+    assert [a["action"] for a in actions][:2] == ["c2pa.opened", "c2pa.edited"]
+    assert np.array_equal(images.read(out).pixels, pixels)
+    assert not any(m.get("thumbnail") for m in every.values()), "a thumbnail is an unprotected copy"
+    data = out.read_bytes()
+    assert data.count(b"\xff\xd8\xff") == (1 if suffix == ".jpg" else 0)
+    assert original.read_bytes().count(b"\xff\xd8\xff") == 2, "the camera's thumbnail was there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["photo.jpg", "plain.jpg", out.name])
+
+
+def test_a_picture_without_credentials_gets_some(credentials: Credentials, tmp_path: Path) -> None:
+    original, out = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
+    sign(original, out, credentials)
+    state, every, active = manifests(out)
+    assert (state, len(every)) == ("Valid", 1)
+    assert active["ingredients"][0]["relationship"] == "parentOf"
+
+
+def test_what_cannot_be_signed_is_left_as_it_was(credentials: Credentials, tmp_path: Path) -> None:
+    original, out = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match=r"leaf\.key and .*leaf\.key cannot sign b\.png: "):
+        sign(original, out, Credentials(credentials.key, credentials.key))
+    with pytest.raises(UsageError, match=r"none\.pem: cannot be read \(No such file"):
+        sign(original, out, Credentials(tmp_path / "none.pem", credentials.key))
+    with pytest.raises(ImageError, match=r"\.bmp files carry no content credentials"):
+        sign(original, picture(tmp_path / "c.bmp"), credentials)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.bmp"]
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "c2pa", None)
+    path = picture(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"pip install 'mspd\[c2pa\]'"):
+        sign(path, path, Credentials(path, path))
