@@ -108,9 +108,7 @@ def sign(original: str | Path, written: str | Path, credentials: Credentials, *,
     original, written = Path(original), Path(written)
     for path in (original, written):
         if path.suffix.lower() not in _TYPES:
-            raise ImageError(
-                f"{path}: a {path.suffix} file carries no content credentials; use .png, .jpg, .tif, .webp"
-            )
+            raise ImageError(f"{path}: {path.suffix} files carry no content credentials; use .png, .jpg or .webp")
     certificates, key = (_read(path) for path in (credentials.certificates, credentials.key))
     source, kind = original.read_bytes(), _TYPES[original.suffix.lower()]
     redactions = _redactions(c2pa, source, kind, strip_gps) if has_credentials(original) else []
