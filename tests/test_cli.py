@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,7 +321,8 @@ def test_full_disk(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    one_line(call("protect", "in", *QUICK), 1, "in.protected/b.png.png: the disk is full; free some space")
+    result = call("protect", "in", *QUICK, "--workers", 1)
+    one_line(result, 1, "in.protected/b.png.png: the disk is full; free some space")
     assert sorted(path.name for path in (tmp_path / "in.protected").iterdir()) == ["a.png.png", "c.png.png"]
     assert call("protect", "in", *QUICK)[0] == 0
     assert len(list((tmp_path / "in.protected").iterdir())) == 3
@@ -379,15 +381,15 @@ def test_report_of_other_settings_or_none(call: Call, tmp_path: Path) -> None:
 def test_ctrl_c(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         picture(tmp_path / "in" / f"{name}.png")
-    real = Protector.protect_file
+    real = local.save
 
-    def stopped(self: Protector, source: Path, out: Path, **options: int) -> object:
-        if source.name == "b.png":
+    def stopped(picture: images.Picture, pixels: images.Pixels, out: Path, **options: Any) -> object:
+        if out.name != "a.png.png":
             raise KeyboardInterrupt
-        return real(self, source, out, **options)
+        return real(picture, pixels, out, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Protector, "protect_file", stopped)
+        patch.setattr(local, "save", stopped)
         one_line(call("protect", "in", *QUICK), 130, "stopped; finished files are kept")
     assert [path.name for path in (tmp_path / "in.protected").iterdir()] == ["a.png.png"]
     code, out, _ = call("protect", "in", *QUICK)

@@ -229,6 +229,14 @@ def _read(path: Path, name: Path) -> Picture:
             return _decode(file, name)
 
 
+def decode(data: bytes, name: str | Path) -> Picture:
+    """`read` for the bytes of a file that lies elsewhere; `name` is what messages call it."""
+    if not data:
+        _refuse(Path(name), "empty file; get a fresh copy of it")
+    with _one_line(Path(name)):
+        return _decode(io.BytesIO(data), Path(name))
+
+
 def _decode(file: BinaryIO, name: Path) -> Picture:
     with Image.open(file, formats=_READ) as im:
         if im.width < 1 or im.height < 1:
@@ -458,6 +466,37 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
     refused. The file appears under its name only when written, decoded and checked; otherwise nothing is left behind.
     """
     out = Path(out)
+    form = _form(picture, pixels, out, eps, quality)
+    _refuse_existing(picture, out)
+    temporary = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
+    try:
+        _write(temporary, _encode(picture, pixels, form, quality, out))
+        check = _check(picture, pixels, _read(temporary, out), form, eps, quality, out)
+        publish(temporary, out)
+    except OSError as error:
+        _refuse(out, _reason(error), error)
+    except MemoryError as error:
+        _refuse(out, _NO_MEMORY, error)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return check
+
+
+def encode(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quality: int = 95) -> tuple[bytes, Check]:
+    """The bytes that `save` would write to `out`, decoded again and checked in the same way, for a place that is no
+    file of this machine."""
+    out = Path(out)
+    form = _form(picture, pixels, out, eps, quality)
+    try:
+        data = _encode(picture, pixels, form, quality, out)
+        return data, _check(picture, pixels, decode(data, out), form, eps, quality, out)
+    except MemoryError as error:
+        _refuse(out, _NO_MEMORY, error)
+
+
+def _form(picture: Picture, pixels: Pixels, out: Path, eps: float, quality: int) -> str:
+    """The format that the suffix of `out` names; UsageError, InputError or ImageError for what cannot go into it."""
     form = _FORMATS.get(out.suffix.lower())
     if form is None:
         raise UsageError(f"{_printable(out)}: unknown picture format {out.suffix!r}; use one of {', '.join(SUFFIXES)}")
@@ -469,20 +508,7 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
         wanted = f"uint8 {picture.pixels.shape} as in the picture"
         raise InputError(f"pixels are {pixels.dtype} {pixels.shape}: pass {wanted}")
     _refuse_unfit(picture, form, out)
-    _refuse_existing(picture, out)
-    temporary = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
-    try:
-        _write(temporary, _encode(picture, pixels, form, quality, out))
-        check = _check(picture, pixels, _read(temporary, out), form, eps, quality, out)
-        _publish(temporary, out)
-    except OSError as error:
-        _refuse(out, _reason(error), error)
-    except MemoryError as error:
-        _refuse(out, _NO_MEMORY, error)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return check
+    return form
 
 
 def _refuse_existing(picture: Picture, out: Path) -> None:
@@ -564,7 +590,7 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _publish(temporary: Path, out: Path) -> None:
+def publish(temporary: Path, out: Path) -> None:
     """Give the finished file its name; FileExistsError if another file took the name meanwhile."""
     try:
         os.link(temporary, out)
