@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
@@ -257,8 +257,7 @@ class Shard:
                 self.path.parent.rmdir()
 
 
-def key_of(name: str) -> tuple[str, str]:
-    """A WebDataset sample's key, and the extension: what follows the first dot of the file's name."""
-    path = PurePosixPath(name)
-    stem, dot, ending = path.name.partition(".")
-    return name[: len(name) - len(dot + ending)] if stem else name, ending
+def key_of(name: str) -> str:
+    """The key of the WebDataset sample that a file of a shard belongs to: its path up to the first dot of its name."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + (last.partition(".")[0] or last)

@@ -149,7 +149,10 @@ class Plan:
             raise UsageError(f"{shard}: is the output, too; choose another one")
         empty = True
         for key, sample in _samples(shard):
-            pictures = [m for m in sample if images.is_picture("." + key_of(m.name)[1])]
+            # "key.png" is a picture; "key.mask.png" is not one to be seen
+            pictures = [
+                m for m in sample if m.name.startswith(key + ".") and m.name[len(key) :].lower() in images.SUFFIXES
+            ]
             if len(pictures) > 1:
                 raise UsageError(f"{shard}: sample {key} has {len(pictures)} pictures; a sample may have one")
             for picture in pictures:
@@ -189,7 +192,7 @@ def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tu
 def _samples(shard: Place) -> Iterator[tuple[str, list[Member]]]:
     key, sample = "", list[Member]()
     for member in members(shard):
-        own = key_of(member.name)[0]
+        own = key_of(member.name)
         if sample and own != key:
             yield key, sample
             sample = []

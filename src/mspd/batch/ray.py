@@ -6,6 +6,7 @@ sources and outputs must be where every worker reaches them: a shared folder, or
 """
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Generator, Iterable
@@ -73,15 +74,15 @@ def protect(
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    context = data.DataContext.get_current()
-    context.enable_progress_bars = False
+    data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     threads = torch.get_num_threads()
     workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
     found = data.from_items([{"jobs": b} for b in blocks], override_num_blocks=len(blocks)).map_batches(
         Worker,
         fn_constructor_args=(protector, Options(options.seed, options.quality), threads),
         batch_size=1,
-        concurrency=min(workers, len(blocks)),
+        compute=data.ActorPoolStrategy(size=min(workers, len(blocks))),
         num_cpus=threads,
         num_gpus=1 if protector.device.type == "cuda" else None,
     )
