@@ -155,9 +155,10 @@ def main() -> None:
         options.work = options.work or Path(temporary)
         make_pictures(options.work / "in", options.n, 64 if options.preset == "photo" else 32)
         figures = unbroken(options)
-        growth = f", {figures['end'] / figures['early'] - 1:+.1%}" if options.n > EARLY else ""
         print(f"{options.n} pictures, preset {options.preset}: {options.n / figures['seconds']:.1f} pictures/s")
-        print(f"memory: {figures['early']:.0f} MB after {EARLY}, {figures['end']:.0f} MB at the end{growth}")
+        if options.n > EARLY:
+            growth = figures["end"] / figures["early"] - 1
+            print(f"memory: {figures['early']:.0f} MB after {EARLY}, {figures['end']:.0f} at the end ({growth:+.1%})")
         print(f"computing {figures['busy']:.1%} of the time")
         killed = broken(options)
         check(options.work, options.n)

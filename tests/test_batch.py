@@ -2,11 +2,7 @@
 
 import json
 import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -424,34 +420,3 @@ def test_error_of_our_own_making_is_not_hidden(
             with pytest.raises(ZeroDivisionError):
                 list(run(protector, jobs, report=tmp_path / f"{name}.jsonl", seed=0))
     assert not issubclass(ZeroDivisionError, MspdError)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
-def test_kill_at_a_random_moment_then_resume(tmp_path: Path) -> None:
-    protector = Protector("cifar10", n_samples=1)
-    root, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "out.report.jsonl"
-    for seed in range(12):
-        picture(root / f"{seed % 3}" / f"{seed}.png", seed, (60 + seed, 50))
-    unbroken = tmp_path / "unbroken"
-    go(protector, root, unbroken)
-    moment = random.SystemRandom().uniform(1, 24)  # in rows of the report
-    command = [sys.executable, "-m", "mspd", "protect", str(root), "-o", str(out), "--preset", "cifar10"]
-    with subprocess.Popen(
-        [*command, "--n-samples", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if report.exists() and report.read_bytes().count(b"\n") > int(moment):
-                time.sleep(moment % 1 * 0.05)
-                break
-            time.sleep(0.001)
-        process.kill()
-    killed_at = [row.get("status") for row in lines_so_far(report)]
-    rows = go(protector, root, out, report)
-    assert {row["status"] for row in rows.values()} <= {"done", "skipped"}, (moment, killed_at)
-    assert files(out) == files(unbroken), (moment, killed_at)
-
-
-def lines_so_far(report: Path) -> list[dict[str, object]]:
-    data = report.read_bytes()
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]

@@ -312,7 +312,7 @@ class _Speed(ProgressColumn):
     """Pictures a second, of late."""
 
     def render(self, task: Task) -> Text:
-        speed = task.speed or 0
+        speed = task.finished_speed or task.speed or 0
         return Text(f"{speed:.1f}/s" if speed < 100 else f"{speed:.0f}/s")
 
 
