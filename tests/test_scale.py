@@ -108,6 +108,7 @@ def test_little_is_read_ahead_of_a_slow_reader_of_rows(
     real = local.load
     monkeypatch.setattr(local, "load", lambda source: (read.append(source), real(source))[1])
     monkeypatch.setattr(local, "MOST", 4)
+    monkeypatch.setattr(Protector, "at_once", lambda *_: 2)
     for yielded, _ in enumerate(run(protector, plan([root], tmp_path / "out"), report=None, seed=0)):
         assert len(read) - yielded <= 4
     assert len(read) == 20
@@ -238,7 +239,7 @@ def test_addresses_in_and_out(
     assert jobs.report == Path("out.report.jsonl")  # private: never beside what is published
     rows = {row["id"]: row for row in run(protector, jobs, report=jobs.report, seed=0)}
     assert statuses(rows.values()) == {"a.png": "done", "bad.png": "failed", "d/b.png": "done", "d/e/c.png": "done"}
-    assert rows["bad.png"]["error"].startswith("memory:")
+    assert rows["bad.png"]["error"].startswith("memory://in/bad.png: not a readable")
     assert memory.find("/out") == ["/out/a.png.png", "/out/d/b.png.png", "/out/d/e/c.png.png"]
     assert memory.cat_file("/out/d/b.png.png") == protected(protector, png(1))
     assert statuses(run(protector, jobs, report=jobs.report, seed=0))["a.png"] == "skipped"

@@ -139,11 +139,11 @@ def quantise(x: Tensor, reference: Tensor, eps: float) -> Tensor:
 # ---------------------------------------------------------------- refusing
 
 
-def _printable(path: Path) -> str:
+def _printable(path: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
-def _refuse(path: Path, reason: str, cause: BaseException | None = None) -> NoReturn:
+def _refuse(path: str | Path, reason: str, cause: BaseException | None = None) -> NoReturn:
     raise ImageError(f"{_printable(path)}: {reason}") from cause
 
 
@@ -173,7 +173,7 @@ def _reason(error: OSError) -> str:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _one_line(path: str | Path) -> Iterator[None]:
     """Turn whatever Pillow and the file system raise into one ImageError about `path`; let no warning out."""
     try:
         with warnings.catch_warnings():
@@ -232,12 +232,12 @@ def _read(path: Path, name: Path) -> Picture:
 def decode(data: bytes, name: str | Path) -> Picture:
     """`read` for the bytes of a file that lies elsewhere; `name` is what messages call it."""
     if not data:
-        _refuse(Path(name), "empty file; get a fresh copy of it")
-    with _one_line(Path(name)):
-        return _decode(io.BytesIO(data), Path(name))
+        _refuse(name, "empty file; get a fresh copy of it")
+    with _one_line(name):
+        return _decode(io.BytesIO(data), name)
 
 
-def _decode(file: BinaryIO, name: Path) -> Picture:
+def _decode(file: BinaryIO, name: str | Path) -> Picture:
     with Image.open(file, formats=_READ) as im:
         if im.width < 1 or im.height < 1:
             _refuse(name, "has no pixels; get a fresh copy of it")
@@ -275,7 +275,7 @@ def _decode(file: BinaryIO, name: Path) -> Picture:
     array = array.reshape(*array.shape[:2], -1)
     has_alpha = array.shape[2] in (2, 4)
     return Picture(
-        path=name,
+        path=Path(name),
         pixels=np.ascontiguousarray(array[:, :, :-1]) if has_alpha else array,
         alpha=np.ascontiguousarray(array[:, :, -1]) if has_alpha else None,
         format="JPEG" if form == "MPO" else form,
@@ -286,7 +286,7 @@ def _decode(file: BinaryIO, name: Path) -> Picture:
     )
 
 
-def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: Path) -> Image.Image:
+def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: str | Path) -> Image.Image:
     """The picture in mode L, LA, RGB or RGBA, palette and transparent colour resolved."""
     depth = chunks[b"IHDR"][8] if chunks else 8
     if depth < 8 and im.mode in ("1", "L") and b"tRNS" in chunks:
@@ -323,7 +323,7 @@ def _png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
     return found
 
 
-def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, bytes], name: Path) -> None:
+def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, bytes], name: str | Path) -> None:
     """Refuse what Pillow would silently reduce to 8 bits or to standard range, and colours only a cICP describes."""
     colours: list[tuple[int, int]] = []  # (primaries, transfer function)
     if chunks:
@@ -354,7 +354,7 @@ def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, b
             _refuse(name, "wide-gamut colours without an ICC profile, which would be lost; convert it to sRGB")
 
 
-def _refuse_frames(im: Image.Image, name: Path) -> None:
+def _refuse_frames(im: Image.Image, name: str | Path) -> None:
     if not getattr(im, "is_animated", False):
         return
     if im.format == "MPO":
@@ -486,7 +486,6 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
 def encode(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quality: int = 95) -> tuple[bytes, Check]:
     """The bytes that `save` would write to `out`, decoded again and checked in the same way, for a place that is no
     file of this machine."""
-    out = Path(out)
     form = _form(picture, pixels, out, eps, quality)
     try:
         data = _encode(picture, pixels, form, quality, out)
@@ -495,11 +494,12 @@ def encode(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, qua
         _refuse(out, _NO_MEMORY, error)
 
 
-def _form(picture: Picture, pixels: Pixels, out: Path, eps: float, quality: int) -> str:
+def _form(picture: Picture, pixels: Pixels, out: str | Path, eps: float, quality: int) -> str:
     """The format that the suffix of `out` names; UsageError, InputError or ImageError for what cannot go into it."""
-    form = _FORMATS.get(out.suffix.lower())
+    suffix = Path(out).suffix
+    form = _FORMATS.get(suffix.lower())
     if form is None:
-        raise UsageError(f"{_printable(out)}: unknown picture format {out.suffix!r}; use one of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{_printable(out)}: unknown picture format {suffix!r}; use one of {', '.join(SUFFIXES)}")
     if not 0 <= eps <= 1:
         raise UsageError(f"eps is {eps}: give a budget in [0, 1], as 8/255")
     if not isinstance(quality, int) or not 1 <= quality <= 100:
@@ -526,7 +526,7 @@ def _refuse_existing(picture: Picture, out: Path) -> None:
     _refuse(out, _REASONS[errno.EEXIST])
 
 
-def _refuse_unfit(picture: Picture, form: str, out: Path) -> None:
+def _refuse_unfit(picture: Picture, form: str, out: str | Path) -> None:
     if picture.alpha is not None and form in _NO_ALPHA:
         _refuse(out, f"{form} has no transparency and the picture does; use .png, .webp or .tif")
     if picture.icc is not None and form == "BMP":
@@ -535,7 +535,7 @@ def _refuse_unfit(picture: Picture, form: str, out: Path) -> None:
         _refuse(out, "WebP is always colour and the picture has a grey colour profile; use .png, .tif or .jpg")
 
 
-def _encode(picture: Picture, pixels: Pixels, form: str, quality: int, out: Path) -> bytes:
+def _encode(picture: Picture, pixels: Pixels, form: str, quality: int, out: str | Path) -> bytes:
     """The bytes of a file of that format, with all that belongs to the picture."""
     if form == "WEBP" and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
@@ -608,7 +608,9 @@ def publish(temporary: Path, out: Path) -> None:
 # ---------------------------------------------------------------- checking
 
 
-def _check(picture: Picture, pixels: Pixels, written: Picture, form: str, eps: float, quality: int, out: Path) -> Check:
+def _check(
+    picture: Picture, pixels: Pixels, written: Picture, form: str, eps: float, quality: int, out: str | Path
+) -> Check:
     """Compare the decoded file with the original; ImageError when it breaks the budget or lost something."""
     lossy = form in _LOSSY
     original = picture.pixels

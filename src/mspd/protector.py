@@ -39,8 +39,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @dataclass(frozen=True)
 class Protection:
-    """What `protect` did to one file. `linf` in grey levels of the written file, `seconds` of compute, without
-    decoding and encoding."""
+    """What `protect` did to one file. `linf` in grey levels of the written file, `seconds` of compute, its share of
+    what was computed together, without decoding and encoding."""
 
     source: str
     output: str

@@ -25,7 +25,8 @@ from mspd.errors import ImageError, MspdError, UsageError
 from mspd.protector import Perturbation, Protector
 
 VERSION = 1
-#: between reading and writing there are never more pictures, nor (but for one picture a reader) more pixels
+#: between reading and writing there are never more pictures (two full batches where that is more), nor (but for one
+#: picture a reader) more pixels
 MOST, MOST_PIXELS = 128, 100_000_000
 #: what makes a failed row; anything else is an error of our own and ends the run
 FAILURES = (MspdError, OSError, MemoryError, torch.OutOfMemoryError)
@@ -223,6 +224,7 @@ class _Pipeline:
         self.protector, self.jobs, self.look, self.record, self.options = protector, iter(jobs), look, record, options
         self.changed = Condition()
         self.read: deque[_Item] = deque()  # being read or ready, in order
+        self.most = MOST
         self.count = self.pixels = 0  # pictures taken and not yet yielded; pixels read and not yet written
         self.stopped = False
         self.broken: BaseException | None = None  # the walk of the jobs
@@ -256,7 +258,9 @@ class _Pipeline:
                     if not item.over:
                         shape = tuple(item.view.shape)
                         groups.setdefault(shape, []).append(item)
-                        if len(groups[shape]) >= self.protector.at_once(item.view):
+                        full = self.protector.at_once(item.view)
+                        self.most = max(self.most, 2 * full)
+                        if len(groups[shape]) >= full:
                             group = groups.pop(shape)
                 elif groups:  # nothing more to read at the moment: the oldest
                     group = groups.pop(next(iter(groups)))
@@ -285,7 +289,7 @@ class _Pipeline:
     def _read_on(self) -> None:
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.stopped or (self.count < MOST and self.pixels < MOST_PIXELS))
+                self.changed.wait_for(lambda: self.stopped or (self.count < self.most and self.pixels < MOST_PIXELS))
                 job = None
                 if not self.stopped and self.broken is None:
                     try:

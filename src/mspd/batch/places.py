@@ -5,6 +5,7 @@ finished temporary file, an object at an address by a single put.
 """
 
 import io
+import os
 import secrets
 import tarfile
 import tempfile
@@ -122,18 +123,19 @@ def exists(where: Spot) -> bool:
 
 
 def listing(folder: Place) -> list[tuple[str, bool]]:
-    """Names in a folder, in order, and whether each is a folder. Links to folders are left out."""
+    """Names of the files and folders in a folder, in order, and whether each is a folder. Links to folders are left
+    out."""
     if isinstance(folder, Path):
         try:
-            found = [(p.name, p.is_dir()) for p in folder.iterdir() if not (p.is_symlink() and p.is_dir())]
+            with os.scandir(folder) as entries:
+                kinds = ((e.name, e.is_dir(follow_symlinks=False), e.is_file()) for e in entries)
+                return sorted((name, is_dir) for name, is_dir, is_file in kinds if is_dir or is_file)
         except OSError as error:
             raise ImageError(f"{folder}: cannot be listed ({error.strerror or error})") from error
-    else:
-        with _one_line(folder):
-            fs, path = store_of(folder)
-            entries = fs.ls(path, detail=True)
-            found = [(Address(e["name"]).name, e["type"] == "directory") for e in entries if e["name"] != path]
-    return sorted(found)
+    with _one_line(folder):
+        fs, path = store_of(folder)
+        found = [e for e in fs.ls(path, detail=True) if e["name"] != path]  # S3's mark of an empty folder
+        return sorted((Address(e["name"]).name, e["type"] == "directory") for e in found)
 
 
 def matches(pattern: Address) -> list[Place]:

@@ -185,7 +185,7 @@ def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tu
         if is_dir:
             if _real(folder / name) != root:
                 yield from _pictures(folder / name, (*parts, name), root)
-        elif images.is_picture(name) and (isinstance(folder, Address) or (folder / name).is_file()):
+        elif images.is_picture(name):
             yield (*parts, name)
 
 
