@@ -2,22 +2,22 @@
 
 import json
 import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 import mspd.batch.local as local
 from mspd import Protector, images
-from mspd.batch import plan, run
+from mspd.batch import Plan, beside, plan, run
+from mspd.batch.places import Spot
 from mspd.errors import ImageError, MspdError, UsageError
-from mspd.protector import Protection
+from mspd.protector import Perturbation, Protection
 
 ROW = {"id", "status", *Protection.__annotations__}
 
@@ -48,15 +48,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are computed."""
+    """The names of the files that are read."""
     seen: list[str] = []
-    real = Protector.protect_file
+    real = local.load
 
-    def counted(self: Protector, source: Path, out: Path, **options: int) -> Protection:
-        seen.append(Path(source).name)
-        return real(self, source, out, **options)
+    def counted(source: Spot) -> images.Picture:
+        seen.append(Path(str(source)).name)
+        return real(source)
 
-    monkeypatch.setattr(Protector, "protect_file", counted)
+    monkeypatch.setattr(local, "load", counted)
     return seen
 
 
@@ -109,11 +109,10 @@ def test_rows_of_the_report(protector: Protector, folder: Path, tmp_path: Path) 
     assert settings["seed"] == 0
     assert settings["eps"] == 8 / 255
     assert len(settings["weights"]) == 2
-    assert [(row["id"], row["status"]) for row in rows] == [
-        ("a.png", "started"), ("a.png", "done"), ("bad.png", "started"), ("bad.png", "failed"),
-        ("deep/b.JPG", "started"), ("deep/b.JPG", "done"),
-        ("deep/er/c d é.bmp", "started"), ("deep/er/c d é.bmp", "done"),
-    ]  # fmt: skip
+    ends = {"a.png": "done", "bad.png": "failed", "deep/b.JPG": "done", "deep/er/c d é.bmp": "done"}
+    for name, end in ends.items():
+        assert [row["status"] for row in rows if row["id"] == name] == ["started", end]
+    assert len(rows) == 8
     for row in rows:
         expected = {"started": {"id", "status"}, "failed": {"id", "status", "error"}, "done": ROW}
         assert set(row) == expected[str(row["status"])]
@@ -121,21 +120,24 @@ def test_rows_of_the_report(protector: Protector, folder: Path, tmp_path: Path) 
 
 def test_one_file_and_several(protector: Protector, tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.jpeg", 2)
-    assert [job.output.name for job in plan([a], None)] == ["a.protected.png"]
-    assert [job.output.name for job in plan([a, b], None, suffix=".webp")] == ["a.protected.webp", "b.protected.webp"]
+    assert [job.output for job in plan([a], None)] == [tmp_path / "a.protected.png"]
+    assert [job.output for job in plan([a, b], None, suffix=".webp")] == [
+        tmp_path / "a.protected.webp", tmp_path / "b.protected.webp",
+    ]  # fmt: skip
     assert [job.output for job in plan([a], tmp_path / "x.tif")] == [tmp_path / "x.tif"]
     assert [job.output for job in plan([a], tmp_path / "x")] == [tmp_path / "x" / "a.png.png"]
-    assert [job.output.name for job in plan([a, b], tmp_path / "x.d")] == ["a.png.png", "b.jpeg.png"]
-    assert next(job.output for job in plan([tmp_path], None)).parent == tmp_path.with_name(tmp_path.name + ".protected")
+    both = [tmp_path / "x.d" / "a.png.png", tmp_path / "x.d" / "b.jpeg.png"]
+    assert [job.output for job in plan([a, b], tmp_path / "x.d")] == both
+    assert next(iter(plan([tmp_path], None))).output == tmp_path.with_name(tmp_path.name + ".protected") / "a.png.png"
 
 
 def test_folder_named_by_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "in" / "sub" / "a.png")
     monkeypatch.chdir(tmp_path / "in")
-    assert plan([Path(".")], None)[0].output == tmp_path / "in.protected" / "sub" / "a.png.png"
+    assert next(iter(plan([Path(".")], None))).output == tmp_path / "in.protected" / "sub" / "a.png.png"
     monkeypatch.chdir(tmp_path / "in" / "sub")
-    assert plan([Path("..")], None)[0].output == tmp_path / "in.protected" / "sub" / "a.png.png"
-    assert local.beside(Path("."), ".report.jsonl") == tmp_path / "in" / "sub.report.jsonl"
+    assert next(iter(plan([Path("..")], None))).output == tmp_path / "in.protected" / "sub" / "a.png.png"
+    assert beside(Path("."), ".report.jsonl") == tmp_path / "in" / "sub.report.jsonl"
 
 
 def test_two_folders_with_the_same_names_are_two_jobs(protector: Protector, tmp_path: Path, calls: list[str]) -> None:
@@ -295,19 +297,20 @@ def test_kill_between_output_and_its_row(
 ) -> None:
     (folder / "bad.png").unlink()
     out, report = tmp_path / "out", tmp_path / "r.jsonl"
-    real = Protector.protect_file
+    real = local.save
 
-    def killed(self: Protector, source: Path, target: Path, **options: int) -> Protection:
-        real(self, source, target, **options)
-        (Path(target).parent / ".mspd-0123456789abcdef.tmp").write_bytes(b"cut")
+    def killed(picture: images.Picture, pixels: images.Pixels, target: Path, **options: Any) -> None:
+        real(picture, pixels, target, **options)
+        (target.parent / ".mspd-0123456789abcdef.tmp").write_bytes(b"cut")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Protector, "protect_file", killed)
+        patch.setattr(local, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             go(protector, folder, out, report)
     before = files(out)
-    assert lines(report)[-1] == {"id": "a.png", "status": "started"}
+    assert "a.png.png" in before
+    assert {row["status"] for row in lines(report)[1:]} == {"started"}
     rows = go(protector, folder, out, report)
     assert {row["status"] for row in rows.values()} == {"done"}
     assert rows["a.png"]["output"] == str(out / "a.png.png")
@@ -390,14 +393,15 @@ def test_report_on_a_full_disk_stays_readable(protector: Protector, tmp_path: Pa
 def test_picture_too_large_for_the_memory(
     protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Protector.protect_file
+    real = Protector.perturb
+    a = protector.view(images.read(folder / "a.png").pixels)
 
-    def hungry(self: Protector, source: Path, out: Path, **options: int) -> Protection:
-        if Path(source).name == "a.png":
+    def hungry(self: Protector, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
+        if any(torch.equal(one, a[0]) for one in x):
             raise MemoryError
-        return real(self, source, out, **options)
+        return real(self, x, seed=seed)
 
-    monkeypatch.setattr(Protector, "protect_file", hungry)
+    monkeypatch.setattr(Protector, "perturb", hungry)
     rows = go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")
     assert rows["a.png"]["error"] == f"{folder / 'a.png'}: too large for the memory; scale it down"
     assert rows["deep/b.JPG"]["status"] == "done"
@@ -406,41 +410,13 @@ def test_picture_too_large_for_the_memory(
 def test_error_of_our_own_making_is_not_hidden(
     protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(*_: object, **__: object) -> Protection:
+    def wrong(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Protector, "protect_file", wrong)
-    with pytest.raises(ZeroDivisionError):
-        go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")
+    for place, name in ((local, "load"), (Protector, "perturb"), (local, "save"), (Plan, "__iter__")):
+        jobs = plan([folder], tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, wrong)
+            with pytest.raises(ZeroDivisionError):
+                list(run(protector, jobs, report=tmp_path / f"{name}.jsonl", seed=0))
     assert not issubclass(ZeroDivisionError, MspdError)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
-def test_kill_at_a_random_moment_then_resume(tmp_path: Path) -> None:
-    protector = Protector("cifar10", n_samples=1)
-    root, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "out.report.jsonl"
-    for seed in range(12):
-        picture(root / f"{seed % 3}" / f"{seed}.png", seed, (60 + seed, 50))
-    unbroken = tmp_path / "unbroken"
-    go(protector, root, unbroken)
-    moment = random.SystemRandom().uniform(1, 24)  # in rows of the report
-    command = [sys.executable, "-m", "mspd", "protect", str(root), "-o", str(out), "--preset", "cifar10"]
-    with subprocess.Popen(
-        [*command, "--n-samples", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if report.exists() and report.read_bytes().count(b"\n") > int(moment):
-                time.sleep(moment % 1 * 0.05)
-                break
-            time.sleep(0.001)
-        process.kill()
-    killed_at = [row.get("status") for row in lines_so_far(report)]
-    rows = go(protector, root, out, report)
-    assert {row["status"] for row in rows.values()} <= {"done", "skipped"}, (moment, killed_at)
-    assert files(out) == files(unbroken), (moment, killed_at)
-
-
-def lines_so_far(report: Path) -> list[dict[str, object]]:
-    data = report.read_bytes()
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]

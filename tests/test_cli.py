@@ -9,9 +9,11 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +122,50 @@ def test_protect_folder_and_resume(call: Call, tmp_path: Path) -> None:
     code, out, err = call("protect", "in", *QUICK)
     assert (code, err) == (0, "")
     assert "2 skipped" in out
+
+
+def test_protect_shows_the_first_rows_and_counts_all(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(5):
+        picture(tmp_path / "in" / f"{seed}.png", seed)
+    monkeypatch.setattr(cli, "_SHOWN", 2)
+    code, out, err = call("protect", "in", *QUICK, "--workers", 2)
+    assert (code, err) == (0, "")
+    assert [name in out for name in ("0.png", "1.png", "2.png", "4.png")] == [True, True, False, False]
+    assert "5 done (first 2 shown)" in out
+    assert "written: in.protected\n" in out
+
+
+def test_protect_stops_at_an_error(call: Call, tmp_path: Path) -> None:
+    for seed in range(3):
+        picture(tmp_path / "in" / f"{seed}.png", seed)
+    (tmp_path / "in" / "1.png").write_bytes(b"broken")
+    code, out, err = call("protect", "in", *QUICK, "--on-error", "stop")
+    one_line((code, out, err), 1, "in/1.png: not a readable")
+    assert "1 done, 1 failed" in out
+
+
+def test_protect_and_revert_a_shard(call: Call, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+    code, out, err = call("protect", "s.tar", *QUICK)
+    assert (code, err) == (0, "")
+    assert "written: s.protected.tar/a.png" in out
+    assert "report: s.protected.tar.report.jsonl" in out
+    command = ("revert", "s.protected.tar", "-o", "x.tar", "--preset", "cifar10")
+    one_line(call(*command), 1, "a shard cannot be reverted; unpack it")
+
+
+def test_speed_is_shown() -> None:
+    with cli._progress() as progress:
+        task = progress.add_task("protecting", total=3)
+        column = next(c for c in progress.columns if isinstance(c, cli._Speed))
+        assert column.render(progress.tasks[0]).plain == "0.0/s"
+        progress.tasks[0].finished_speed = 12.345
+        assert column.render(progress.tasks[0]).plain == "12.3/s"
+        progress.update(task, advance=1)
 
 
 def test_protect_name_with_leading_dash(call: Call, tmp_path: Path) -> None:
@@ -320,7 +366,8 @@ def test_full_disk(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    one_line(call("protect", "in", *QUICK), 1, "in.protected/b.png.png: the disk is full; free some space")
+    result = call("protect", "in", *QUICK, "--workers", 1)
+    one_line(result, 1, "in.protected/b.png.png: the disk is full; free some space")
     assert sorted(path.name for path in (tmp_path / "in.protected").iterdir()) == ["a.png.png", "c.png.png"]
     assert call("protect", "in", *QUICK)[0] == 0
     assert len(list((tmp_path / "in.protected").iterdir())) == 3
@@ -379,15 +426,15 @@ def test_report_of_other_settings_or_none(call: Call, tmp_path: Path) -> None:
 def test_ctrl_c(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         picture(tmp_path / "in" / f"{name}.png")
-    real = Protector.protect_file
+    real = local.save
 
-    def stopped(self: Protector, source: Path, out: Path, **options: int) -> object:
-        if source.name == "b.png":
+    def stopped(picture: images.Picture, pixels: images.Pixels, out: Path, **options: Any) -> object:
+        if out.name != "a.png.png":
             raise KeyboardInterrupt
-        return real(self, source, out, **options)
+        return real(picture, pixels, out, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Protector, "protect_file", stopped)
+        patch.setattr(local, "save", stopped)
         one_line(call("protect", "in", *QUICK), 130, "stopped; finished files are kept")
     assert [path.name for path in (tmp_path / "in.protected").iterdir()] == ["a.png.png"]
     code, out, _ = call("protect", "in", *QUICK)
@@ -439,6 +486,9 @@ def test_stdout_that_is_full(call: Call, monkeypatch: pytest.MonkeyPatch) -> Non
         (("--quality", "101"), ("--quality", "mspd protect --help")),
         (("--seed", "-1"), ("--seed", "mspd protect --help")),
         (("--seed", str(2**64)), ("--seed", "mspd protect --help")),
+        (("--workers", "0"), ("--workers", "mspd protect --help")),
+        (("--engine", "dask"), ("unknown engine 'dask'", "use local or ray")),
+        (("--on-error", "skip"), ("on_error is 'skip'", "use row or stop")),
         (("--strength", "3"), ("--strength", "mspd protect --help")),
         (("--eps",), ("--eps", "--help")),
         (

@@ -898,7 +898,7 @@ def test_a_write_that_stops_half_way_leaves_nothing(picture, out):
     only(out)
 
 
-@pytest.mark.parametrize("step", ["_write", "_check", "_publish"])
+@pytest.mark.parametrize("step", ["_write", "_check", "publish"])
 def test_an_interruption_leaves_nothing(picture, out, monkeypatch, step):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mspd.errors import MspdError, UsageError, WeightsError
 
@@ -45,8 +45,10 @@ def number(text: str) -> float:
 
 @app.command()
 def protect(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output file, or folder.")] = None,
+    pictures: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, tar shards; also addresses such as s3://bucket/folder.")
+    ],
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Output file, folder or address.")] = None,
     preset: PresetOption = "photo",
     eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
     seed: SeedOption = 0,
@@ -56,11 +58,16 @@ def protect(
     ] = None,
     format: Annotated[str, typer.Option(help="png (lossless), tif, jpg or webp.")] = "png",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
-    report: Annotated[Path | None, typer.Option(help="Rows of the run as JSON Lines; keep it private.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Rows of the run, .jsonl or .parquet; keep it private.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and write; with ray, processes that compute.")
+    ] = None,
+    on_error: Annotated[str, typer.Option(help="After a picture that fails: row (go on) or stop.")] = "row",
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     device: DeviceOption = "auto",
 ) -> None:
     """Write protected copies; the originals are never touched. A folder run resumes after a kill."""
-    from mspd.batch import beside, plan, run
+    from mspd.batch import plan, run
     from mspd.images import SUFFIXES
     from mspd.protector import Protector
 
@@ -68,23 +75,38 @@ def protect(
     if suffix not in SUFFIXES:
         raise UsageError(f"unknown format {format!r}: use png, tif, jpg, webp or bmp")
     jobs = plan(pictures, out, suffix=suffix)
-    folder = next((p for p in pictures if p.is_dir()), None)
-    if report is None and folder is not None:
-        report = beside(out or beside(folder, ".protected"), ".report.jsonl")
+    report = report or jobs.report
     budget = None if eps is None else number(eps)
     protector = Protector(preset, eps=budget, n_samples=n_samples, backbone=backbone, device=device)
-    rows: list[dict[str, Any]] = []
+    first: list[dict[str, Any]] = []
+    counts = dict.fromkeys(("done", "skipped", "failed"), 0)
     with _progress() as progress:
         task = progress.add_task("protecting", total=len(jobs))
-        for row in run(protector, jobs, report=report, seed=seed, quality=quality):
-            rows.append(row)
+        for row in run(
+            protector,
+            jobs,
+            report=report,
+            seed=seed,
+            quality=quality,
+            workers=workers,
+            on_error=on_error,
+            engine=engine,
+        ):
+            counts[row["status"]] += 1
+            if len(first) < _SHOWN:
+                first.append(row)
             progress.update(task, advance=1)
             if row["status"] == "failed":
                 _complain(row["error"])
-    _protection_table(rows)
+    _protection_table(first)
+    if counts["done"] + counts["skipped"] and jobs.root is not None:
+        console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root}")
+    if len(jobs) > 1:
+        left = f" (first {_SHOWN} shown)" if sum(counts.values()) > _SHOWN else ""
+        console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)
     if report is not None:
         console.print(f"report: {report}")
-    if any(row["status"] == "failed" for row in rows):
+    if counts["failed"]:
         raise typer.Exit(1)
 
 
@@ -127,8 +149,8 @@ def verify(
 
 @app.command()
 def revert(
-    pictures: Annotated[list[Path], typer.Argument(help="Protected pictures, or folders of them.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Output file, or folder.")],
+    pictures: Annotated[list[str], typer.Argument(help="Protected pictures, or folders of them.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Output file, or folder.")],
     preset: PresetOption = "photo",
     setting: Annotated[
         str, typer.Option(help="What the attacker knows of the backbone: white (all), gray, or black (nothing).")
@@ -142,8 +164,8 @@ def revert(
     """Test a protection: protect the copies again and take that move back. Whoever has the backbone can do this."""
     import numpy as np
 
-    from mspd import images
     from mspd.batch import plan
+    from mspd.batch.places import Member, load, save
     from mspd.protector import Protector
     from mspd.reversion import surrogate
 
@@ -151,11 +173,12 @@ def revert(
     failed = False
     for job in plan(pictures, out):
         try:
-            picture = images.read(job.source)
+            if isinstance(job.output, Member):
+                raise UsageError(f"{job.source}: a shard cannot be reverted; unpack it first")
+            picture = load(job.source)
             again, _, _ = protector.protect_pixels(picture.pixels, seed=seed)
             pixels = np.clip(2 * picture.pixels.astype(np.int16) - again, 0, 255).astype(np.uint8)  # Eq. 7
-            job.output.parent.mkdir(parents=True, exist_ok=True)
-            images.save(picture, pixels, job.output, eps=protector.settings.eps)
+            save(picture, pixels, job.output, eps=protector.settings.eps)
             console.print(f"written: {job.output}")
         except MspdError as error:
             _complain(error)
@@ -283,11 +306,20 @@ def presets() -> None:
     console.print(table)
 
 
+class _Speed(ProgressColumn):
+    """Pictures a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed or 0
+        return Text(f"{speed:.1f}/s" if speed < 100 else f"{speed:.0f}/s")
+
+
 def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Speed(),
         TimeRemainingColumn(),
         console=errors,
         transient=True,
@@ -295,11 +327,15 @@ def _progress() -> Progress:
     )
 
 
-def _protection_table(rows: list[dict[str, Any]], most: int = 40) -> None:
+#: rows of a run's table
+_SHOWN = 40
+
+
+def _protection_table(rows: list[dict[str, Any]]) -> None:
     table = Table()
     for column in ("picture", "label", "sure", "moved", "SSIM", "PSNR", "seconds"):
         table.add_column(column, overflow="fold")
-    for row in rows[:most]:
+    for row in rows:
         if row["status"] == "failed":
             table.add_row(row["id"], "failed", "", "", "", "", "")
             continue
@@ -309,13 +345,6 @@ def _protection_table(rows: list[dict[str, Any]], most: int = 40) -> None:
         psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
         table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
     console.print(table)
-    counts = {status: sum(row["status"] == status for row in rows) for status in ("done", "skipped", "failed")}
-    written = [row["output"] for row in rows if row["status"] != "failed"]
-    if written:
-        console.print(f"written: {written[0] if len(rows) == 1 else os.path.commonpath(written)}")
-    if len(rows) > 1:
-        left = f" (first {most} shown)" if len(rows) > most else ""
-        console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)
 
 
 def main() -> None:

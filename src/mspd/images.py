@@ -139,11 +139,11 @@ def quantise(x: Tensor, reference: Tensor, eps: float) -> Tensor:
 # ---------------------------------------------------------------- refusing
 
 
-def _printable(path: Path) -> str:
+def _printable(path: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
-def _refuse(path: Path, reason: str, cause: BaseException | None = None) -> NoReturn:
+def _refuse(path: str | Path, reason: str, cause: BaseException | None = None) -> NoReturn:
     raise ImageError(f"{_printable(path)}: {reason}") from cause
 
 
@@ -173,7 +173,7 @@ def _reason(error: OSError) -> str:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
+def _one_line(path: str | Path) -> Iterator[None]:
     """Turn whatever Pillow and the file system raise into one ImageError about `path`; let no warning out."""
     try:
         with warnings.catch_warnings():
@@ -229,7 +229,15 @@ def _read(path: Path, name: Path) -> Picture:
             return _decode(file, name)
 
 
-def _decode(file: BinaryIO, name: Path) -> Picture:
+def decode(data: bytes, name: str | Path) -> Picture:
+    """`read` for the bytes of a file that lies elsewhere; `name` is what messages call it."""
+    if not data:
+        _refuse(name, "empty file; get a fresh copy of it")
+    with _one_line(name):
+        return _decode(io.BytesIO(data), name)
+
+
+def _decode(file: BinaryIO, name: str | Path) -> Picture:
     with Image.open(file, formats=_READ) as im:
         if im.width < 1 or im.height < 1:
             _refuse(name, "has no pixels; get a fresh copy of it")
@@ -267,7 +275,7 @@ def _decode(file: BinaryIO, name: Path) -> Picture:
     array = array.reshape(*array.shape[:2], -1)
     has_alpha = array.shape[2] in (2, 4)
     return Picture(
-        path=name,
+        path=Path(name),
         pixels=np.ascontiguousarray(array[:, :, :-1]) if has_alpha else array,
         alpha=np.ascontiguousarray(array[:, :, -1]) if has_alpha else None,
         format="JPEG" if form == "MPO" else form,
@@ -278,7 +286,7 @@ def _decode(file: BinaryIO, name: Path) -> Picture:
     )
 
 
-def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: Path) -> Image.Image:
+def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: str | Path) -> Image.Image:
     """The picture in mode L, LA, RGB or RGBA, palette and transparent colour resolved."""
     depth = chunks[b"IHDR"][8] if chunks else 8
     if depth < 8 and im.mode in ("1", "L") and b"tRNS" in chunks:
@@ -315,7 +323,7 @@ def _png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
     return found
 
 
-def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, bytes], name: Path) -> None:
+def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, bytes], name: str | Path) -> None:
     """Refuse what Pillow would silently reduce to 8 bits or to standard range, and colours only a cICP describes."""
     colours: list[tuple[int, int]] = []  # (primaries, transfer function)
     if chunks:
@@ -346,7 +354,7 @@ def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, b
             _refuse(name, "wide-gamut colours without an ICC profile, which would be lost; convert it to sRGB")
 
 
-def _refuse_frames(im: Image.Image, name: Path) -> None:
+def _refuse_frames(im: Image.Image, name: str | Path) -> None:
     if not getattr(im, "is_animated", False):
         return
     if im.format == "MPO":
@@ -458,23 +466,13 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
     refused. The file appears under its name only when written, decoded and checked; otherwise nothing is left behind.
     """
     out = Path(out)
-    form = _FORMATS.get(out.suffix.lower())
-    if form is None:
-        raise UsageError(f"{_printable(out)}: unknown picture format {out.suffix!r}; use one of {', '.join(SUFFIXES)}")
-    if not 0 <= eps <= 1:
-        raise UsageError(f"eps is {eps}: give a budget in [0, 1], as 8/255")
-    if not isinstance(quality, int) or not 1 <= quality <= 100:
-        raise UsageError(f"quality is {quality}: give a whole number from 1 to 100")
-    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
-        wanted = f"uint8 {picture.pixels.shape} as in the picture"
-        raise InputError(f"pixels are {pixels.dtype} {pixels.shape}: pass {wanted}")
-    _refuse_unfit(picture, form, out)
+    form = _form(picture, pixels, out, eps, quality)
     _refuse_existing(picture, out)
     temporary = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
     try:
         _write(temporary, _encode(picture, pixels, form, quality, out))
         check = _check(picture, pixels, _read(temporary, out), form, eps, quality, out)
-        _publish(temporary, out)
+        publish(temporary, out)
     except OSError as error:
         _refuse(out, _reason(error), error)
     except MemoryError as error:
@@ -483,6 +481,34 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return check
+
+
+def encode(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quality: int = 95) -> tuple[bytes, Check]:
+    """The bytes that `save` would write to `out`, decoded again and checked in the same way, for a place that is no
+    file of this machine."""
+    form = _form(picture, pixels, out, eps, quality)
+    try:
+        data = _encode(picture, pixels, form, quality, out)
+        return data, _check(picture, pixels, decode(data, out), form, eps, quality, out)
+    except MemoryError as error:
+        _refuse(out, _NO_MEMORY, error)
+
+
+def _form(picture: Picture, pixels: Pixels, out: str | Path, eps: float, quality: int) -> str:
+    """The format that the suffix of `out` names; UsageError, InputError or ImageError for what cannot go into it."""
+    suffix = Path(out).suffix
+    form = _FORMATS.get(suffix.lower())
+    if form is None:
+        raise UsageError(f"{_printable(out)}: unknown picture format {suffix!r}; use one of {', '.join(SUFFIXES)}")
+    if not 0 <= eps <= 1:
+        raise UsageError(f"eps is {eps}: give a budget in [0, 1], as 8/255")
+    if not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality}: give a whole number from 1 to 100")
+    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
+        wanted = f"uint8 {picture.pixels.shape} as in the picture"
+        raise InputError(f"pixels are {pixels.dtype} {pixels.shape}: pass {wanted}")
+    _refuse_unfit(picture, form, out)
+    return form
 
 
 def _refuse_existing(picture: Picture, out: Path) -> None:
@@ -500,7 +526,7 @@ def _refuse_existing(picture: Picture, out: Path) -> None:
     _refuse(out, _REASONS[errno.EEXIST])
 
 
-def _refuse_unfit(picture: Picture, form: str, out: Path) -> None:
+def _refuse_unfit(picture: Picture, form: str, out: str | Path) -> None:
     if picture.alpha is not None and form in _NO_ALPHA:
         _refuse(out, f"{form} has no transparency and the picture does; use .png, .webp or .tif")
     if picture.icc is not None and form == "BMP":
@@ -509,7 +535,7 @@ def _refuse_unfit(picture: Picture, form: str, out: Path) -> None:
         _refuse(out, "WebP is always colour and the picture has a grey colour profile; use .png, .tif or .jpg")
 
 
-def _encode(picture: Picture, pixels: Pixels, form: str, quality: int, out: Path) -> bytes:
+def _encode(picture: Picture, pixels: Pixels, form: str, quality: int, out: str | Path) -> bytes:
     """The bytes of a file of that format, with all that belongs to the picture."""
     if form == "WEBP" and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
@@ -564,7 +590,7 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _publish(temporary: Path, out: Path) -> None:
+def publish(temporary: Path, out: Path) -> None:
     """Give the finished file its name; FileExistsError if another file took the name meanwhile."""
     try:
         os.link(temporary, out)
@@ -582,7 +608,9 @@ def _publish(temporary: Path, out: Path) -> None:
 # ---------------------------------------------------------------- checking
 
 
-def _check(picture: Picture, pixels: Pixels, written: Picture, form: str, eps: float, quality: int, out: Path) -> Check:
+def _check(
+    picture: Picture, pixels: Pixels, written: Picture, form: str, eps: float, quality: int, out: str | Path
+) -> Check:
     """Compare the decoded file with the original; ImageError when it breaks the budget or lost something."""
     lossy = form in _LOSSY
     original = picture.pixels

@@ -39,8 +39,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @dataclass(frozen=True)
 class Protection:
-    """What `protect` did to one file. `linf` in grey levels of the written file, `seconds` of compute, without
-    decoding and encoding."""
+    """What `protect` did to one file. `linf` in grey levels of the written file, `seconds` of compute, its share of
+    what was computed together, without decoding and encoding."""
 
     source: str
     output: str
@@ -57,6 +57,17 @@ class Protection:
     def row(self) -> dict[str, Any]:
         """The fields for JSON, which has no infinity: the PSNR of an unchanged picture is None."""
         return {**asdict(self), "psnr": self.psnr if math.isfinite(self.psnr) else None}
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbation:
+    """What the defence does to one view: `delta` (1, C, h, w) in [0, 1] units on the CPU, the label that it aims at
+    and how sure the classifier is of it; `seconds` is the picture's share of the compute."""
+
+    delta: Tensor
+    label: str
+    confidence: float
+    seconds: float
 
 
 class Protector:
@@ -158,19 +169,40 @@ class Protector:
             x.device, torch.promote_types(x.dtype, torch.float32)
         )
 
+    def view(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """8-bit pixels (H, W, C) of any size as the models see them: (1, C, h, w), shorter side the preset's size."""
+        return view(pixels, native_size(pixels.shape[0], pixels.shape[1], self.settings.size))
+
+    def at_once(self, x: Tensor) -> int:
+        """How many views of x's size (B, C, h, w) fill the rows of the networks: fewer take as long."""
+        s = self.settings
+        copies = compute_rows(s.n_samples, x.shape[2], x.shape[3], self.device)
+        return max(compute_rows(1, s.size, s.size, self.device), copies // s.n_samples)
+
+    def perturb(self, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
+        """The perturbation of each of the views x (B, C, h, w); it depends on the view and the seed alone."""
+        started = time.perf_counter()
+        x = x.to(self.device)
+        probabilities = self.probabilities(x)
+        deltas = (self.defend(x, self.labels(probabilities), seed) - x).cpu()
+        confidences, labels = probabilities.max(1)
+        seconds = (time.perf_counter() - started) / len(x)
+        return [
+            Perturbation(delta[None], self.classes[label], confidence, seconds)
+            for delta, label, confidence in zip(deltas, labels.tolist(), confidences.tolist(), strict=True)
+        ]
+
+    def apply(self, pixels: NDArray[np.uint8], perturbation: Perturbation) -> NDArray[np.uint8]:
+        """The pixels (H, W, C) with the perturbation of their view enlarged and added."""
+        return add(pixels, perturbation.delta, int(self.settings.eps * 255 + 1e-4))
+
     def protect_pixels(self, pixels: NDArray[np.uint8], *, seed: int = 0) -> tuple[NDArray[np.uint8], str, float]:
         """Protect 8-bit pixels (H, W, C) of any size; returns the pixels, the label's name and its confidence.
 
         The perturbation is computed on the view (shorter side = the preset's size) and only it is enlarged and added.
         """
-        height, width, _ = pixels.shape
-        eps = self.settings.eps
-        native = native_size(height, width, self.settings.size)
-        x = view(pixels, native).to(self.device)
-        probabilities = self.probabilities(x)
-        x_def = self.defend(x, self.labels(probabilities), seed)
-        confidence, index = probabilities[0].max(0)
-        return add(pixels, (x_def - x).cpu(), int(eps * 255 + 1e-4)), self.classes[int(index)], float(confidence)
+        (perturbation,) = self.perturb(self.view(pixels), seed=seed)
+        return self.apply(pixels, perturbation), perturbation.label, perturbation.confidence
 
     def protect_file(self, source: str | Path, out: str | Path, *, seed: int = 0, quality: int = 95) -> Protection:
         """Protect the picture `source` and write it to `out`, whose suffix gives the format; neither is overwritten.
@@ -178,14 +210,20 @@ class Protector:
         The written file is decoded again and checked against the budget; ImageError, and no file, when it fails.
         """
         picture = images.read(Path(source))
-        started = time.perf_counter()
-        pixels, label, confidence = self.protect_pixels(picture.pixels, seed=seed)
-        seconds = time.perf_counter() - started
+        (perturbation,) = self.perturb(self.view(picture.pixels), seed=seed)
+        pixels = self.apply(picture.pixels, perturbation)
         check = images.save(picture, pixels, Path(out), eps=self.settings.eps, quality=quality)
+        return self.protection(source, out, perturbation, check, seed)
+
+    def protection(
+        self, source: object, output: object, perturbation: Perturbation, check: images.Check, seed: int
+    ) -> Protection:
+        """What is told of a written picture."""
         return Protection(
-            source=str(source), output=str(out), label=label, confidence=round(confidence, 4), eps=self.settings.eps,
-            linf=check.linf, ssim=round(check.ssim, 5), psnr=round(check.psnr, 2), lossy=check.lossy, seed=seed,
-            seconds=round(seconds, 3),
+            source=str(source), output=str(output), label=perturbation.label,
+            confidence=round(perturbation.confidence, 4), eps=self.settings.eps, linf=check.linf,
+            ssim=round(check.ssim, 5), psnr=round(check.psnr, 2), lossy=check.lossy, seed=seed,
+            seconds=round(perturbation.seconds, 3),
         )  # fmt: skip
 
 

@@ -1,114 +1,151 @@
-"""Protect many files: one row of the report a file, resumable after a kill, a bad file is a row and not a crash.
+"""Protect many pictures: one row a picture, resumable after a kill, a bad file is a row and not a crash.
 
-The report is JSON Lines. Its first row holds the settings; a run with other settings on the same report is refused.
-A file's row is written as "started" just before its output appears (which is atomic) and as "done" after, so that a
-resumed run can tell its own finished output from a stranger's file of the same name.
+Reader threads decode ahead, this thread computes pictures of one size together, writer threads encode and check. What
+is decoded and not yet written is bounded, so memory does not grow with the number of files; and since the networks run
+in one fixed shape, a picture's bytes do not depend on what it is computed with.
 """
 
-import json
 import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from io import FileIO
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from threading import Condition, Thread
 
 import torch
+from torch import Tensor
 
 from mspd import images
+from mspd.batch.places import Member, Place, Shard, content, exists, load, save, written
+from mspd.batch.plan import Job
+from mspd.batch.report import Report, Row
 from mspd.errors import ImageError, MspdError, UsageError
-from mspd.protector import Protector
+from mspd.protector import Perturbation, Protector
 
 VERSION = 1
+#: between reading and writing there are never more pictures (two full batches where that is more), nor (but for one
+#: picture a reader) more pixels
+MOST, MOST_PIXELS = 128, 100_000_000
+#: what makes a failed row; anything else is an error of our own and ends the run
+FAILURES = (MspdError, OSError, MemoryError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file: its name in the report, where it is, where its protected copy goes."""
+class Task:
+    """A job and what an earlier run left of it: its row when there is nothing to do, or that it was started."""
 
-    id: str
-    source: Path
-    output: Path
-
-
-def beside(folder: Path, ending: str) -> Path:
-    """The folder's own path with `ending` added to its name."""
-    named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.parent / (named.name + ending)
+    job: Job
+    row: Row | None = None
+    started: bool = False
 
 
-def plan(sources: Sequence[Path], out: Path | None, *, suffix: str = ".png") -> list[Job]:
-    """The jobs of a call: files as they are, folders walked. UsageError for a folder without pictures, for an output
-    that cannot be, and for two files that would get the same one.
-
-    One file goes to `out`, or beside itself as NAME.protected.png; several files and folders go into the folder `out`
-    (a folder's default is FOLDER.protected), keeping the tree.
-    """
-    jobs: list[Job] = []
-    single = len(sources) == 1 and not sources[0].is_dir()
-    if not single and out is not None and out.is_file():
-        raise UsageError(f"{out}: is a file; give a folder for the copies of several pictures")
-    for source in sources:
-        if source.is_dir():
-            root = out or beside(source, ".protected")
-            for path in _pictures(source, root):
-                relative = path.relative_to(source)
-                name = relative if len(sources) == 1 else path
-                jobs.append(Job(str(name), path, root / relative.with_name(relative.name + suffix)))
-        elif out is None:
-            jobs.append(Job(str(source), source, source.with_name(source.stem + ".protected" + suffix)))
-        elif single and out.suffix and not out.is_dir():
-            if not images.is_picture(out):
-                known = ", ".join(images.SUFFIXES)
-                raise UsageError(f"{out}: unknown picture format {out.suffix!r}; use one of {known}")
-            jobs.append(Job(str(source), source, out))
-        else:
-            jobs.append(Job(str(source), source, out / (source.name + suffix)))
-    outputs = [job.output for job in jobs]
-    doubled = next((o for o in outputs if outputs.count(o) > 1), None) if len(set(outputs)) < len(outputs) else None
-    if doubled is not None:
-        raise UsageError(f"two files would be written to {doubled}: protect them in separate runs")
-    return jobs
+Look = Callable[[Job], Task]
+Record = Callable[[Row], None]
 
 
-def _pictures(folder: Path, root: Path) -> list[Path]:
-    """The pictures of a folder in order, without those in `root`, where protected copies go."""
-    here, there = folder.resolve(), root.resolve()
-    if here == there:
-        raise UsageError(f"{folder}: is the output folder, too; choose another one")
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and images.is_picture(p))
-    if there.is_relative_to(here):
-        found = [p for p in found if not (here / p.relative_to(folder)).is_relative_to(there)]
-    if not found:
-        raise UsageError(f"{folder}: no pictures in this folder (looking for {', '.join(images.SUFFIXES)})")
-    return found
+@dataclass(frozen=True)
+class Options:
+    seed: int
+    quality: int = 95
+    workers: int | None = None
 
 
 def run(
-    protector: Protector, jobs: Sequence[Job], *, report: Path | None, seed: int, quality: int = 95
-) -> Iterator[dict[str, Any]]:
+    protector: Protector,
+    jobs: Iterable[Job],
+    *,
+    report: Path | None,
+    seed: int,
+    quality: int = 95,
+    workers: int | None = None,
+    on_error: str = "row",
+    engine: str = "local",
+) -> Iterator[Row]:
     """Protect each job, yielding its row: id, status ("done", "failed" or "skipped") and the fields of `Protection` or
-    the error. With a report, rows are appended as they come and files that are done are skipped; the settings of an
-    existing report must be the same (UsageError). A report that cannot be written ends the run (ImageError).
+    the error. `jobs` may be walked more than once; rows come in its order (from Ray: as they are ready).
+
+    With a report (.jsonl, or .parquet), rows are kept as they come and pictures that are done are skipped; the settings
+    of an existing report must be the same, and no other run may be writing it (UsageError). A report that cannot be
+    written ends the run (ImageError).
+
+    workers: threads that read, and as many that write; with engine "ray", processes that compute. on_error: "row" goes
+    on after a failed picture, "stop" ends the run after its row.
     """
-    settings = {**protector.identity(), "seed": seed, "quality": quality, "version": VERSION}
-    log = _Report(report, settings)
+    if on_error not in ("row", "stop"):
+        raise UsageError(f"on_error is {on_error!r}: use row or stop")
+    if engine == "ray":
+        from mspd.batch.ray import protect as chosen
+    elif engine == "local":
+        chosen = protect
+    else:
+        raise UsageError(f"unknown engine {engine!r}: use local or ray")
+    log = Report(report, {**protector.identity(), "seed": seed, "quality": quality, "version": VERSION})
     try:
-        for job in jobs:
-            row = log.rows.get(job.id, {})
-            if row.get("status") == "done" and job.output.exists():
-                yield {**row, "status": "skipped"}
-                continue
-            try:
-                row = _protect(protector, job, log, row.get("status") == "started", seed, quality)
-            except (MspdError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-                row = {"id": job.id, "status": "failed", "error": _line(job, error)}
-            log.append(row)
-            yield row
+        if log.unfinished:
+            sweep(job for job in jobs if job.id in log.unfinished)
+        rows = chosen(protector, jobs, lambda job: _look(job, log), log.append, Options(seed, quality, workers))
+        try:
+            for row in rows:
+                yield row
+                if row["status"] == "failed" and on_error == "stop":
+                    break
+        finally:
+            rows.close()
+        log.finish()
     finally:
         log.close()
+
+
+def sweep(jobs: Iterable[Job]) -> None:
+    """Remove temporary files that a killed process left beside the outputs of these jobs."""
+    last = None
+    for job in jobs:
+        output = job.output.shard if isinstance(job.output, Member) else job.output
+        if isinstance(output, Path) and output.parent != last:
+            last = output.parent
+            for leftover in last.glob(".mspd-*.tmp"):
+                leftover.unlink(missing_ok=True)
+
+
+def _look(job: Job, log: Report) -> Task:
+    """What the report knows of a job; one that it does not know is noted as started."""
+    row = log.get(job.id)
+    status = row.get("status")
+    whole = isinstance(job.output, Member)  # a shard is written once, without the samples that failed
+    if status in (("done", "failed") if whole else ("done",)) and exists(job.output):
+        return Task(job, {**row, "status": "skipped"} if status == "done" else row)
+    if status != "started":
+        log.append({"id": job.id, "status": "started"})
+    return Task(job, started=status == "started")
+
+
+# ---------------------------------------------------------------- the stages
+
+
+@dataclass(eq=False)
+class _Item:
+    """A job on its way; `row` ends it, `error` ends the run."""
+
+    job: Job
+    ready: bool = False  # read
+    known: bool = False  # its row is an earlier run's
+    again: bool = False  # the output is there and must be the same
+    picture: images.Picture | None = None
+    view: Tensor = field(default_factory=lambda: torch.empty(0))
+    pixels: int = 0
+    data: bytes = b""  # of a shard's member
+    row: Row | None = None
+    error: BaseException | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.row is not None or self.error is not None
+
+
+def _failed(job: Job, error: Exception) -> Row:
+    return {"id": job.id, "status": "failed", "error": _line(job, error)}
 
 
 def _line(job: Job, error: Exception) -> str:
@@ -119,107 +156,247 @@ def _line(job: Job, error: Exception) -> str:
     return f"{job.source}: too large for the memory; scale it down"
 
 
-def _protect(protector: Protector, job: Job, log: "_Report", killed: bool, seed: int, quality: int) -> dict[str, Any]:
-    """The "done" row of one job. `killed`: an earlier run was stopped within this job."""
-    if not job.source.exists():
-        raise ImageError(f"{job.source}: no such file or folder; check the path")
-    if killed:
-        for leftover in job.output.parent.glob(".mspd-*"):
-            leftover.unlink()
-    if not job.output.exists():
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        log.append({"id": job.id, "status": "started"})
-        done = protector.protect_file(job.source, job.output, seed=seed, quality=quality)
-        return {"id": job.id, "status": "done", **done.row()}
-    if job.output.samefile(job.source):
-        raise ImageError(f"{job.output}: is the original itself; choose another output")
-    if killed:  # between the file and its "done" row? Then the same bytes come out again
-        again = job.output.with_name(f".mspd-{secrets.token_hex(8)}{job.output.suffix}")
-        try:
-            done = protector.protect_file(job.source, again, seed=seed, quality=quality)
-            if again.read_bytes() == job.output.read_bytes():
-                return {"id": job.id, "status": "done", **done.row(), "output": str(job.output)}
-        finally:
-            again.unlink(missing_ok=True)
-    raise ImageError(f"{job.output}: already exists; choose another output or remove it first")
-
-
-class _Report:
-    """The rows of a run on disk, each written whole or not at all; `rows` has the last one of each id so far. Without
-    a path nothing is kept."""
-
-    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.file: FileIO | None = None
-        self.rows: dict[str, dict[str, Any]] = {}
-        if path is None:
-            return
-        first = _encode({"settings": settings})
-        try:
-            if path.exists():
-                if not path.is_file():
-                    raise UsageError(f"{path}: not a report of mspd; choose another file")
-                self.rows = _known(path, first)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise self._error(error) from error
-        if self.file.tell() == 0:
-            try:
-                self._write(first)
-            except ImageError:
-                self.close()
-                raise
-
-    def append(self, row: dict[str, Any]) -> None:
-        self._write(_encode(row))
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-
-    def _write(self, line: bytes) -> None:
-        if self.file is None:
-            return
-        end = self.file.tell()
-        try:
-            while line:
-                line = line[self.file.write(line) :]
-        except OSError as error:
-            with suppress(OSError):
-                self.file.truncate(end)
-            raise self._error(error) from error
-
-    def _error(self, error: OSError) -> ImageError:
-        reason = error.strerror or error
-        return ImageError(f"{self.path}: the report cannot be written ({reason}); the same command goes on from here")
-
-
-def _encode(row: dict[str, Any]) -> bytes:
-    # a name that is not UTF-8 has lone surrogates; escaped (\udcff) they come back from JSON the same
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-
-
-def _known(path: Path, first: bytes) -> dict[str, dict[str, Any]]:
-    """The last row of each id in an existing report; a last line cut off by a kill is dropped from the file. `first`
-    is the line that it must begin with."""
-    stranger = UsageError(f"{path}: not a report of mspd; choose another file")
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole == 0 and not first.startswith(data):
-        raise stranger
+def protect(
+    protector: Protector, jobs: Iterable[Job], look: Look, record: Record, options: Options
+) -> Generator[Row, None, None]:
+    """The rows of the jobs, in order. `look` tells what there is to do; every new row goes to `record` first, that of
+    a shard's member once the shard is there."""
+    items = _Pipeline(protector, jobs, look, record, options).items()
     try:
-        rows = [json.loads(line) for line in data[:whole].splitlines()]
-        if rows and rows[0].keys() != {"settings"}:
-            raise stranger
-        old: dict[str, Any] = rows[0]["settings"] if rows else {}
-        new = json.loads(first)["settings"]
-        changed = [key for key in {**new, **old} if rows and old.get(key) != new.get(key)]
-        known = {row["id"]: row for row in rows[1:]}
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise stranger from error
-    if changed:
-        names = ", ".join(changed)
-        raise UsageError(f"{path}: belongs to a run with other settings ({names}); choose another --report or --out")
-    os.truncate(path, whole)
-    return known
+        for shard, group in groupby(items, _new_shard):
+            if shard is None:
+                yield from (item.row for item in group if item.row is not None)
+                continue
+            for row in _write_shard(shard, group):
+                record(row)
+                yield row
+    finally:
+        items.close()
+
+
+def _new_shard(item: _Item) -> Place | None:
+    """The shard that an item's result is to be written into."""
+    output = item.job.output
+    return output.shard if isinstance(output, Member) and not (item.known or item.again) else None
+
+
+def _write_shard(out: Place, items: Iterator[_Item]) -> list[Row]:
+    """Write the samples of one shard that did not fail; the rows of all."""
+    rows: list[Row] = []
+    error: Exception | None = None
+    shard: Shard | None = None
+    try:
+        for item in items:
+            assert item.row is not None
+            rows.append(item.row)
+            source, output = item.job.source, item.job.output
+            if error is not None or item.row["status"] != "done":
+                continue
+            assert isinstance(source, Member)
+            assert isinstance(output, Member)
+            try:
+                shard = shard or Shard(out)
+                shard.add(output.name, item.data, source.mtime)
+                for other in source.siblings:
+                    shard.add(other.name, content(other), other.mtime)
+            except FAILURES as failure:
+                error = failure
+        try:
+            if shard is not None and error is None:
+                shard.finish()
+        except FAILURES as failure:
+            error = failure
+    finally:
+        if shard is not None:
+            shard.drop()
+    if error is None:
+        return rows
+    reason = str(error) if isinstance(error, MspdError) else f"{out}: {getattr(error, 'strerror', None) or error}"
+    return [
+        row if row["status"] == "failed" else {"id": row["id"], "status": "failed", "error": reason} for row in rows
+    ]
+
+
+class _Pipeline:
+    """Readers, the computing thread (the caller of `items`) and writers, all waiting on one condition."""
+
+    def __init__(self, protector: Protector, jobs: Iterable[Job], look: Look, record: Record, options: Options) -> None:
+        self.protector, self.jobs, self.look, self.record, self.options = protector, iter(jobs), look, record, options
+        self.changed = Condition()
+        self.read: deque[_Item] = deque()  # being read or ready, in order
+        self.most = MOST
+        self.count = self.pixels = 0  # pictures taken and not yet yielded; pixels read and not yet written
+        self.stopped = False
+        self.broken: BaseException | None = None  # the walk of the jobs
+        self.workers = options.workers or min(8, os.cpu_count() or 1)
+        self.reading = self.workers
+
+    def items(self) -> Generator[_Item, None, None]:
+        """Every job's item when it is over, in order."""
+        readers = [Thread(target=self._read_on, daemon=True) for _ in range(self.workers)]
+        for reader in readers:
+            reader.start()
+        writers = ThreadPoolExecutor(self.workers)
+        pending: deque[_Item] = deque()
+        groups: dict[tuple[int, ...], list[_Item]] = {}  # read, by the size of the view
+
+        def front() -> bool:
+            return bool(self.read) and self.read[0].ready
+
+        try:
+            while self.reading or self.read or pending:
+                with self.changed:
+                    if self.broken is not None:
+                        raise self.broken
+                    self.changed.wait_for(
+                        lambda: front() or groups or (pending[0].over if pending else not (self.reading or self.read))
+                    )
+                    item = self.read.popleft() if front() else None
+                group = None
+                if item is not None:
+                    pending.append(item)
+                    if not item.over:
+                        shape = tuple(item.view.shape)
+                        groups.setdefault(shape, []).append(item)
+                        full = self.protector.at_once(item.view)
+                        self.most = max(self.most, 2 * full)
+                        if len(groups[shape]) >= full:
+                            group = groups.pop(shape)
+                elif groups:  # nothing more to read at the moment: the oldest
+                    group = groups.pop(next(iter(groups)))
+                for one, perturbation in self._compute(group or []):
+                    writers.submit(self._write, one, perturbation)
+                while pending and pending[0].over:
+                    finished = pending.popleft()
+                    if finished.error is not None:
+                        raise finished.error
+                    yield finished
+                    with self.changed:
+                        self.count -= 1
+                        self.changed.notify_all()
+            if self.broken is not None:
+                raise self.broken
+        finally:
+            with self.changed:
+                self.stopped = True
+                self.changed.notify_all()
+            writers.shutdown(cancel_futures=True)
+            for reader in readers:
+                reader.join()
+
+    # ------------------------------------------------------------ reading
+
+    def _read_on(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.stopped or (self.count < self.most and self.pixels < MOST_PIXELS))
+                job = None
+                if not self.stopped and self.broken is None:
+                    try:
+                        job = next(self.jobs, None)
+                    except BaseException as error:
+                        self.broken = error
+                if job is None:
+                    self.reading -= 1
+                    self.changed.notify_all()
+                    return
+                item = _Item(job)
+                self.read.append(item)
+                self.count += 1
+            try:
+                self._read_one(item)
+            except BaseException as error:
+                item.error = error
+            with self.changed:
+                item.ready = True
+                if not item.over:
+                    self.pixels += item.pixels
+                self.changed.notify_all()
+
+    def _read_one(self, item: _Item) -> None:
+        job = item.job
+        task = self.look(job)
+        if task.row is not None:
+            item.known, item.row = True, task.row
+            return
+        try:
+            item.again = exists(job.output)
+            if item.again and (not task.started or _same(job)):
+                raise _taken(job)
+            item.picture = load(job.source)
+            item.pixels = item.picture.pixels[:, :, 0].size
+            item.view = self.protector.view(item.picture.pixels)
+        except FAILURES as error:
+            self._end(item, _failed(job, error))
+
+    # ------------------------------------------------------------ computing
+
+    def _compute(self, items: list[_Item]) -> Iterator[tuple[_Item, Perturbation]]:
+        """The perturbations of items of one size; when they fail together, of each alone."""
+        try:
+            found = self.protector.perturb(torch.cat([i.view for i in items]), seed=self.options.seed) if items else []
+            yield from zip(items, found, strict=True)
+        except FAILURES as error:
+            if len(items) > 1:
+                for item in items:
+                    yield from self._compute([item])
+                return
+            self._end(items[0], _failed(items[0].job, error))
+            self._release(items[0])
+
+    # ------------------------------------------------------------ writing
+
+    def _write(self, item: _Item, perturbation: Perturbation) -> None:
+        try:
+            try:
+                row = self._write_one(item, perturbation)
+            except FAILURES as error:
+                row = _failed(item.job, error)
+            self._end(item, row)
+        except BaseException as error:
+            item.error = error
+        self._release(item)
+
+    def _write_one(self, item: _Item, perturbation: Perturbation) -> Row:
+        job, picture, seed = item.job, item.picture, self.options.seed
+        assert picture is not None
+        pixels = self.protector.apply(picture.pixels, perturbation)
+        eps, quality = self.protector.settings.eps, self.options.quality
+        if item.again or isinstance(job.output, Member):
+            item.data, check = images.encode(picture, pixels, str(job.output), eps=eps, quality=quality)
+            if item.again and item.data != written(job.output):  # else: killed between the file and its row
+                raise _taken(job)
+        else:
+            check = save(picture, pixels, job.output, eps=eps, quality=quality)
+        done = self.protector.protection(job.source, job.output, perturbation, check, seed)
+        return {"id": job.id, "status": "done", **done.row()}
+
+    def _end(self, item: _Item, row: Row) -> None:
+        """The row of an item, on record; but that of a member of a shard still to be written is not yet."""
+        if item.again or not isinstance(item.job.output, Member):
+            self.record(row)
+        item.row = row
+
+    def _release(self, item: _Item) -> None:
+        item.picture, item.view = None, torch.empty(0)
+        with self.changed:
+            self.pixels -= item.pixels
+            self.changed.notify_all()
+
+
+def refusal(job: Job) -> Row:
+    """The row of a job at whose output there is something that no earlier run made."""
+    return _failed(job, _taken(job))
+
+
+def _taken(job: Job) -> ImageError:
+    if _same(job):
+        return ImageError(f"{job.output}: is the original itself; choose another output")
+    output = job.output.shard if isinstance(job.output, Member) else job.output
+    return ImageError(f"{output}: already exists; choose another output or remove it first")
+
+
+def _same(job: Job) -> bool:
+    if isinstance(job.output, Path) and isinstance(job.source, Path):
+        return job.source.exists() and job.output.samefile(job.source)
+    return job.output == job.source

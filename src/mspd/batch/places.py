@@ -1,0 +1,265 @@
+"""Where pictures lie: files of this machine, addresses (`s3://bucket/a.png`, by fsspec) and members of tar shards.
+
+Nothing is ever overwritten, and everything appears under its name only when whole: a file and a shard by a link to a
+finished temporary file, an object at an address by a single put.
+"""
+
+import io
+import os
+import secrets
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+from mspd import images
+from mspd.errors import ImageError, MspdError, UsageError
+
+
+@dataclass(frozen=True)
+class Address:
+    """Something that fsspec reaches, by its URL."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    def __truediv__(self, name: str) -> "Address":
+        return Address(f"{self.url.rstrip('/')}/{name}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar shard; where its bytes lie there, when it is one to be read."""
+
+    shard: Path | Address
+    name: str
+    offset: int = 0
+    size: int = 0
+    mtime: float = 0
+    siblings: tuple["Member", ...] = ()  # the other files of a picture's sample
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.name}"
+
+
+Place = Path | Address
+Spot = Path | Address | Member
+
+
+def place(text: str | Path) -> Place:
+    """What a word of the command line names: an address when it has a `://`, a path otherwise."""
+    if isinstance(text, Path) or "://" not in text:
+        return Path(text)
+    return Path(text.removeprefix("file://")) if text.startswith("file://") else Address(text)
+
+
+def extra(module: str) -> ModuleType:
+    """A module of the extra `scale`; UsageError that says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise UsageError(f"{name} is not installed: run pip install 'mspd[scale]'") from error
+
+
+@contextmanager
+def _one_line(where: object) -> Iterator[None]:
+    """Turn what a store raises, which may be anything, into one ImageError."""
+    try:
+        yield
+    except MspdError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{where}: no such file or folder; check the address") from error
+    except FileExistsError as error:
+        raise ImageError(f"{where}: already exists; choose another output or remove it first") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ImageError(f"{where}: {reason}; check the address and your access to it") from error
+
+
+def store_of(address: Address) -> tuple[Any, str]:
+    """The fsspec file system of an address and the path in it. UsageError when its driver is not installed."""
+    fsspec = extra("fsspec")
+    try:
+        fs, path = fsspec.core.url_to_fs(address.url)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{address}: {str(error).splitlines()[0]}") from error
+    return fs, path
+
+
+# ---------------------------------------------------------------- looking
+
+
+def is_folder(where: Place) -> bool:
+    if isinstance(where, Path):
+        return where.is_dir()
+    with _one_line(where):
+        fs, path = store_of(where)
+        return bool(fs.isdir(path))
+
+
+def exists(where: Spot) -> bool:
+    """Whether something is there; of a shard's member, whether the shard is."""
+    if isinstance(where, Path):
+        return where.exists()
+    if isinstance(where, Member):
+        return exists(where.shard)
+    with _one_line(where):
+        fs, path = store_of(where)
+        return bool(fs.exists(path))
+
+
+def listing(folder: Place) -> list[tuple[str, bool]]:
+    """Names of the files and folders in a folder, in order, and whether each is a folder. Links to folders are left
+    out."""
+    if isinstance(folder, Path):
+        try:
+            with os.scandir(folder) as entries:
+                kinds = ((e.name, e.is_dir(follow_symlinks=False), e.is_file()) for e in entries)
+                return sorted((name, is_dir) for name, is_dir, is_file in kinds if is_dir or is_file)
+        except OSError as error:
+            raise ImageError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+    with _one_line(folder):
+        fs, path = store_of(folder)
+        found = [e for e in fs.ls(path, detail=True) if e["name"] != path]  # S3's mark of an empty folder
+        return sorted((Address(e["name"]).name, e["type"] == "directory") for e in found)
+
+
+def matches(pattern: Address) -> list[Place]:
+    """The addresses that a pattern with `*` stands for, in order."""
+    with _one_line(pattern):
+        fs, path = store_of(pattern)
+        return [Address(fs.unstrip_protocol(name)) for name in sorted(fs.glob(path))]
+
+
+def members(shard: Place) -> Iterator[Member]:
+    """The files in a tar, in its order; ImageError for what is not a plain (uncompressed) tar."""
+    with _one_line(shard), _open(shard) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for entry in tar:
+                    if entry.isfile():
+                        yield Member(shard, entry.name, entry.offset_data, entry.size, entry.mtime)
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+        except tarfile.TarError as error:
+            raise ImageError(f"{shard}: not a plain tar file ({error}); uncompress it or get a fresh copy") from error
+
+
+def _open(where: Place) -> IO[bytes]:
+    if isinstance(where, Path):
+        return where.open("rb")
+    fs, path = store_of(where)
+    file: IO[bytes] = fs.open(path, "rb")
+    return file
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load(where: Spot) -> images.Picture:
+    """Decode the picture that lies there; ImageError when that is not possible."""
+    return images.read(where) if isinstance(where, Path) else images.decode(content(where), str(where))
+
+
+def content(where: Spot) -> bytes:
+    """The bytes that lie there."""
+    with _one_line(where):
+        if not isinstance(where, Member):
+            with _open(where) as file:
+                return file.read()
+        with _open(where.shard) as file:
+            file.seek(where.offset)
+            data = file.read(where.size)
+        if len(data) < where.size:
+            raise ImageError(f"{where}: cut short; get a fresh copy of the shard")
+        return data
+
+
+@lru_cache(maxsize=1)
+def _index(shard: Place) -> dict[str, Member]:
+    return {member.name: member for member in members(shard)}
+
+
+def written(output: Spot) -> bytes | None:
+    """What lies at an output; None when it is a member that its shard does not have."""
+    if isinstance(output, Member):
+        found = _index(output.shard).get(output.name)
+        return None if found is None else content(found)
+    return content(output)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save(picture: images.Picture, pixels: images.Pixels, out: Place, *, eps: float, quality: int = 95) -> images.Check:
+    """`images.save`, to addresses too; folders are made."""
+    if isinstance(out, Path):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return images.save(picture, pixels, out, eps=eps, quality=quality)
+    data, check = images.encode(picture, pixels, str(out), eps=eps, quality=quality)
+    with _one_line(out):
+        fs, path = store_of(out)
+        if fs.exists(path):
+            raise FileExistsError(path)
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(path, data)
+    return check
+
+
+class Shard:
+    """A tar being written; it appears at `out` when `finish` returns, and never when it is `drop`ped instead."""
+
+    def __init__(self, out: Place) -> None:
+        self.out = out
+        if isinstance(out, Path):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self.path = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
+        else:
+            self.path = Path(tempfile.mkdtemp(prefix="mspd-")) / out.name
+        self.tar = tarfile.open(self.path, "w")  # noqa: SIM115
+
+    def add(self, name: str, data: bytes, mtime: float) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mtime = len(data), mtime
+        self.tar.addfile(entry, io.BytesIO(data))
+
+    def finish(self) -> None:
+        try:
+            with _one_line(self.out):
+                self.tar.close()
+                if isinstance(self.out, Path):
+                    images.publish(self.path, self.out)
+                else:
+                    fs, path = store_of(self.out)
+                    if fs.exists(path):
+                        raise FileExistsError(path)
+                    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                    fs.put_file(str(self.path), path)
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        self.tar.close()
+        self.path.unlink(missing_ok=True)
+        if not isinstance(self.out, Path):
+            with suppress(OSError):
+                self.path.parent.rmdir()
+
+
+def key_of(name: str) -> str:
+    """The key of the WebDataset sample that a file of a shard belongs to: its path up to the first dot of its name."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + (last.partition(".")[0] or last)

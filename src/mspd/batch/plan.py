@@ -1,0 +1,202 @@
+"""What a call is to do: which pictures, and where the copy of each goes. Walked lazily, as often as wanted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+from mspd import images
+from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
+from mspd.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture: its name in the report, where it is, where its protected copy goes."""
+
+    id: str
+    source: Spot
+    output: Spot
+
+
+def beside(folder: Place, ending: str) -> Place:
+    """The folder's own place with `ending` added to its name."""
+    if isinstance(folder, Address):
+        return Address(folder.url.rstrip("/") + ending)
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.parent / (named.name + ending)
+
+
+def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str = ".png") -> "Plan":
+    """The jobs of a call: files as they are, folders and shards walked. UsageError for a folder without pictures, for
+    an output that cannot be, and for two pictures that would get the same one.
+
+    One file goes to `out`, or beside itself as NAME.protected.png; several files and folders go into the folder `out`
+    (a folder's default is FOLDER.protected), keeping the tree. A tar shard (WebDataset) goes to a shard of its name in
+    `out`, or to NAME.protected.tar: the pictures protected, the other files of their samples as they are. An address
+    (`s3://...`) may contain `*`.
+    """
+    places: list[Place] = []
+    for source in map(place, sources):
+        found = matches(source) if isinstance(source, Address) and "*" in source.url else [source]
+        if not found:
+            raise UsageError(f"{source}: matches nothing; check the address")
+        places += found
+    target = None if out is None else place(out)
+    jobs = Plan(tuple(places), target, suffix)
+    single = len(places) == 1 and not is_folder(places[0])
+    if not single and isinstance(target, Path) and target.is_file():
+        raise UsageError(f"{target}: is a file; give a folder for the copies of several pictures")
+    len(jobs)  # the first walk finds what is wrong
+    return jobs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of `plan`, each time walked anew: names of one folder at a time are kept in memory."""
+
+    sources: tuple[Place, ...]
+    out: Place | None
+    suffix: str
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        if len(self.sources) == 1:
+            return sum(1 for _ in self)
+        outputs: set[bytes] = set()
+        for number, job in enumerate(self, 1):
+            outputs.add(blake2b(str(job.output).encode("utf-8", "surrogateescape"), digest_size=12).digest())
+            if len(outputs) < number:
+                raise UsageError(f"two files would be written to {job.output}: protect them in separate runs")
+        return len(outputs)
+
+    @cached_property
+    def root(self) -> Place | None:
+        """What all the outputs are in, when that is one place; of a single picture or shard, its output."""
+        if self.out is not None or not self._alone:
+            return self.out
+        return self._root(self.sources[0])
+
+    @cached_property
+    def report(self) -> Path | None:
+        """Where the report goes unless told: beside the output of a folder or a shard. It is private: for an output
+        at an address, in the current folder."""
+        many = next((s for s in self.sources if _is_shard(s) or is_folder(s)), None)
+        if many is None:
+            return None
+        named = beside(self.out or self._root(many), ".report.jsonl")
+        return named if isinstance(named, Path) else Path(named.name)
+
+    def _root(self, source: Place) -> Place:
+        """Where the output of one source goes when `out` is not given."""
+        if _is_shard(source):
+            return _with_name(source, source.name.removesuffix(".tar") + ".protected.tar")
+        if is_folder(source):
+            return beside(source, ".protected")
+        stem = source.name.rpartition(".")[0] or source.name
+        return _with_name(source, stem + ".protected" + self.suffix)
+
+    def __iter__(self) -> Iterator[Job]:
+        for source in self.sources:
+            if _is_shard(source):
+                yield from self._shard(source)
+            elif is_folder(source):
+                yield from self._folder(source)
+            else:
+                yield Job(str(source), source, self._file(source))
+
+    @property
+    def _alone(self) -> bool:
+        return len(self.sources) == 1
+
+    def _file(self, source: Place) -> Place:
+        out = self.out
+        if out is None:
+            return self._root(source)
+        ending = Path(out.name).suffix
+        if self._alone and ending and not is_folder(out):
+            if not images.is_picture(out.name):
+                known = ", ".join(images.SUFFIXES)
+                raise UsageError(f"{out}: unknown picture format {ending!r}; use one of {known}")
+            return out
+        return out / (source.name + self.suffix)
+
+    def _folder(self, folder: Place) -> Iterator[Job]:
+        root = self.out or self._root(folder)
+        if _real(folder) == _real(root):
+            raise UsageError(f"{folder}: is the output folder, too; choose another one")
+        empty = True
+        for parts in _pictures(folder, (), _real(root)):
+            empty = False
+            source, output = folder, root
+            for part in parts[:-1]:
+                source, output = source / part, output / part
+            source, output = source / parts[-1], output / (parts[-1] + self.suffix)
+            yield Job(str(Path(*parts)) if self._alone else str(source), source, output)
+        if empty:
+            raise UsageError(f"{folder}: no pictures in this folder (looking for {', '.join(images.SUFFIXES)})")
+
+    def _shard(self, shard: Place) -> Iterator[Job]:
+        """One job a sample with a picture (WebDataset: files of one key stand together)."""
+        out = self._root(shard) if self.out is None else self.out
+        if self.out is not None and not (self._alone and _is_shard(self.out)):
+            out = self.out / shard.name
+        if _real(out) == _real(shard):
+            raise UsageError(f"{shard}: is the output, too; choose another one")
+        empty = True
+        for key, sample in _samples(shard):
+            # "key.png" is a picture; "key.mask.png" is not one to be seen
+            pictures = [
+                m for m in sample if m.name.startswith(key + ".") and m.name[len(key) :].lower() in images.SUFFIXES
+            ]
+            if len(pictures) > 1:
+                raise UsageError(f"{shard}: sample {key} has {len(pictures)} pictures; a sample may have one")
+            for picture in pictures:
+                empty = False
+                others = tuple(m for m in sample if m is not picture)
+                source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
+                name = shard.name if self._alone else str(shard)
+                yield Job(f"{name}/{picture.name}", source, Member(out, key + self.suffix))
+        if empty:
+            raise UsageError(f"{shard}: no pictures in this shard (looking for {', '.join(images.SUFFIXES)})")
+
+
+def _is_shard(where: Place) -> bool:
+    return where.name.endswith(".tar") and not (isinstance(where, Path) and where.is_dir())
+
+
+def _with_name(where: Place, name: str) -> Place:
+    if isinstance(where, Path):
+        return where.with_name(name)
+    return Address(where.url.rstrip("/").rpartition("/")[0] + "/" + name)
+
+
+def _real(where: Place) -> Place:
+    return where.resolve() if isinstance(where, Path) else Address(where.url.rstrip("/"))
+
+
+def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tuple[str, ...]]:
+    """The pictures under a folder in order, as parts of their paths, without those in `root`, where copies go."""
+    for name, is_dir in listing(folder):
+        if is_dir:
+            if _real(folder / name) != root:
+                yield from _pictures(folder / name, (*parts, name), root)
+        elif images.is_picture(name):
+            yield (*parts, name)
+
+
+def _samples(shard: Place) -> Iterator[tuple[str, list[Member]]]:
+    key, sample = "", list[Member]()
+    for member in members(shard):
+        own = key_of(member.name)
+        if sample and own != key:
+            yield key, sample
+            sample = []
+        key = own
+        sample.append(member)
+    if sample:
+        yield key, sample

@@ -1,0 +1,395 @@
+"""Many files: addresses, tar shards, Parquet, batches and bounds of the pipeline, the lock, and what kills leave."""
+
+import importlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+import mspd.batch.local as local
+import mspd.batch.places as places
+from mspd import Protector, images
+from mspd.batch import Plan, plan, run
+from mspd.batch.report import Report
+from mspd.errors import ImageError, UsageError
+from mspd.protector import Perturbation
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "files.py"
+
+
+def png(seed: int, size: tuple[int, int] = (20, 20)) -> bytes:
+    small = np.random.default_rng(seed).integers(40, 216, (6, 6, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def folder_of(root: Path, n: int) -> Path:
+    root.mkdir(parents=True)
+    for seed in range(n):
+        (root / f"{seed:02d}.png").write_bytes(png(seed, (20 + seed % 3, 20)))
+    return root
+
+
+def tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as out:  # type: ignore[call-overload]
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(data), 1000
+            out.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def untar(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as file:
+        return {entry.name: file.extractfile(entry).read() for entry in file}  # type: ignore[union-attr]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def statuses(rows: Any) -> dict[str, str]:
+    return {row["id"]: row["status"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def protector(tiny: str) -> Protector:
+    return Protector(tiny)
+
+
+def protected(protector: Protector, data: bytes) -> bytes:
+    """What the file of a picture must be: computed alone."""
+    picture = images.decode(data, "x.png")
+    pixels, _, _ = protector.protect_pixels(picture.pixels)
+    return images.encode(picture, pixels, "y.png", eps=protector.settings.eps)[0]
+
+
+# ---------------------------------------------------------------- the pipeline
+
+
+def test_batches_and_workers_do_not_change_bytes(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder_of(tmp_path / "in", 24)
+    sizes: list[int] = []
+    real = Protector.perturb
+
+    def counted(self: Protector, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
+        sizes.append(len(x))
+        return real(self, x, seed=seed)
+
+    monkeypatch.setattr(Protector, "perturb", counted)
+    for workers in (1, 3):
+        rows = list(run(protector, plan([root], tmp_path / f"out{workers}"), report=None, seed=0, workers=workers))
+        assert [row["id"] for row in rows] == sorted(path.name for path in root.iterdir())
+    assert sum(sizes) == 48
+    assert max(sizes) > 1
+    monkeypatch.undo()
+    expected = {path.name + ".png": protected(protector, path.read_bytes()) for path in root.iterdir()}
+    assert files(tmp_path / "out1") == files(tmp_path / "out3") == expected
+
+
+def test_little_is_read_ahead_of_a_slow_reader_of_rows(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder_of(tmp_path / "in", 20)
+    read: list[places.Spot] = []
+    real = local.load
+    monkeypatch.setattr(local, "load", lambda source: (read.append(source), real(source))[1])
+    monkeypatch.setattr(local, "MOST", 4)
+    monkeypatch.setattr(Protector, "at_once", lambda *_: 2)
+    for yielded, _ in enumerate(run(protector, plan([root], tmp_path / "out"), report=None, seed=0)):
+        assert len(read) - yielded <= 4
+    assert len(read) == 20
+    read.clear()
+    monkeypatch.setattr(local, "MOST_PIXELS", 1)  # then each picture waits until the one before is written
+    rows = run(protector, plan([root], tmp_path / "out2"), report=None, seed=0, workers=1)
+    assert [row["status"] for row in rows] == ["done"] * 20
+
+
+def test_one_bad_picture_does_not_fail_those_computed_with_it(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder_of(tmp_path / "in", 6)
+    bad = protector.view(images.read(root / "03.png").pixels)
+    real = Protector.perturb
+
+    def picky(self: Protector, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
+        if any(one.shape == bad.shape[1:] and bool((one == bad[0]).all()) for one in x):
+            raise ImageError("no")
+        return real(self, x, seed=seed)
+
+    monkeypatch.setattr(Protector, "perturb", picky)
+    found = statuses(run(protector, plan([root], tmp_path / "out"), report=None, seed=0))
+    assert found == {f"{i:02d}.png": "failed" if i == 3 else "done" for i in range(6)}
+
+
+def test_on_error_stop(protector: Protector, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "in", 6)
+    (root / "02.png").write_bytes(b"broken")
+    jobs, report = plan([root], tmp_path / "out"), tmp_path / "r.jsonl"
+    rows = list(run(protector, jobs, report=report, seed=0, on_error="stop"))
+    assert [row["status"] for row in rows] == ["done", "done", "failed"]
+    (root / "02.png").write_bytes(png(2))
+    assert set(statuses(run(protector, jobs, report=report, seed=0, on_error="stop")).values()) == {"done", "skipped"}
+    assert len(files(tmp_path / "out")) == 6
+    with pytest.raises(UsageError, match="use row or stop"):
+        next(run(protector, jobs, report=None, seed=0, on_error="skip"))
+    with pytest.raises(UsageError, match="use local or ray"):
+        next(run(protector, jobs, report=None, seed=0, engine="dask"))
+
+
+def test_published_pictures_tell_nothing(protector: Protector, tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "in", 1)
+    row = next(run(protector, plan([root], tmp_path / "out"), report=None, seed=12345))
+    with Image.open(row["output"]) as image:
+        assert image.info == {}
+    assert b"tEXt" not in Path(row["output"]).read_bytes()
+    tar(tmp_path / "s.tar", {"a.png": png(0)})
+    list(run(protector, plan([tmp_path / "s.tar"], None), report=tmp_path / "s.jsonl", seed=12345))
+    published = (tmp_path / "s.protected.tar").read_bytes()
+    for private in (b"12345", row["label"].encode(), protector.settings.backbone.encode()):
+        assert private not in published
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_two_runs_on_one_report(protector: Protector, tmp_path: Path) -> None:
+    jobs, report = plan([folder_of(tmp_path / "in", 3)], tmp_path / "out"), tmp_path / "r.jsonl"
+    first = run(protector, jobs, report=report, seed=0)
+    next(first)
+    with pytest.raises(UsageError, match=r"r\.jsonl: another run is writing this report; wait for it") as caught:
+        next(run(protector, jobs, report=report, seed=0))
+    assert "\n" not in str(caught.value)
+    assert len(list(first)) == 2
+    assert set(statuses(run(protector, jobs, report=report, seed=0)).values()) == {"skipped"}
+
+
+def test_parquet_report(protector: Protector, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    root = folder_of(tmp_path / "in", 4)
+    (root / "01.png").write_bytes(b"broken")
+    jobs, report = plan([root], tmp_path / "out"), tmp_path / "r.parquet"
+    rows = list(run(protector, jobs, report=report, seed=3))
+    table = parquet.read_table(report)
+    assert json.loads(table.schema.metadata[b"mspd"])["seed"] == 3
+    kept = [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
+    assert kept == rows
+    (root / "01.png").write_bytes(png(1))
+    again = list(run(protector, jobs, report=report, seed=3))
+    assert [row["status"] for row in again] == ["skipped", "done", "skipped", "skipped"]
+    assert [row["status"] for row in parquet.read_table(report).to_pylist()] == ["done"] * 4
+    with pytest.raises(UsageError, match=r"other settings \(seed\)"):
+        next(run(protector, jobs, report=report, seed=4))
+    mine = tmp_path / "mine.parquet"
+    mine.write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"mine\.parquet: not a report that can go on"):
+        next(run(protector, jobs, report=mine, seed=3))
+    assert mine.read_bytes() == b"PAR1"
+
+
+def test_a_long_report_is_searched_by_id(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    first = Report(path, {"a": 1})
+    for index in range(2000):
+        first.append({"id": str(index), "status": "started"})
+        if index != 1234:
+            first.append({"id": str(index), "status": "done", "n": index})
+    first.close()
+    second = Report(path, {"a": 1})
+    assert second.unfinished == {"1234"}
+    assert all(second.get(str(i)) == {"id": str(i), "status": "done", "n": i} for i in range(0, 1000, 97))
+    assert second.get("1234") == {"id": "1234", "status": "started"}
+    assert second.get("2000") == {}
+    second.close()
+
+
+# ---------------------------------------------------------------- addresses
+
+
+@pytest.fixture
+def memory() -> Any:
+    fsspec = pytest.importorskip("fsspec")
+    fs = fsspec.filesystem("memory")
+    fs.rm("/", recursive=True) if fs.ls("/") else None
+    return fs
+
+
+def test_addresses_in_and_out(
+    protector: Protector, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("a.png", "d/b.png", "d/e/c.png")):
+        memory.pipe_file(f"/in/{name}", png(seed))
+    memory.pipe_file("/in/bad.png", b"broken")
+    memory.pipe_file("/in/notes.txt", b"text")
+    jobs = plan(["memory://in"], "memory://out/")
+    assert jobs.report == Path("out.report.jsonl")  # private: never beside what is published
+    rows = {row["id"]: row for row in run(protector, jobs, report=jobs.report, seed=0)}
+    assert statuses(rows.values()) == {"a.png": "done", "bad.png": "failed", "d/b.png": "done", "d/e/c.png": "done"}
+    assert rows["bad.png"]["error"].startswith("memory://in/bad.png: not a readable")
+    assert memory.find("/out") == ["/out/a.png.png", "/out/d/b.png.png", "/out/d/e/c.png.png"]
+    assert memory.cat_file("/out/d/b.png.png") == protected(protector, png(1))
+    assert statuses(run(protector, jobs, report=jobs.report, seed=0))["a.png"] == "skipped"
+    memory.pipe_file("/out/d/b.png.png", b"a stranger's")
+    rows = {row["id"]: row for row in run(protector, jobs, report=None, seed=0)}
+    assert rows["d/b.png"]["error"].endswith("b.png.png: already exists; choose another output or remove it first")
+    assert memory.cat_file("/out/d/b.png.png") == b"a stranger's"
+    one = list(run(protector, plan(["memory://in/*/b.png"], tmp_path / "here"), report=None, seed=0))
+    assert (tmp_path / "here" / "b.png.png").read_bytes() == protected(protector, png(1))
+    assert len(one) == 1
+
+
+def test_addresses_that_lead_nowhere(protector: Protector, memory: Any, tmp_path: Path) -> None:
+    row = next(run(protector, plan(["memory://no/a.png"], tmp_path / "b.png"), report=None, seed=0))
+    assert row["error"] == "memory://no/a.png: no such file or folder; check the address"
+    with pytest.raises(UsageError, match="matches nothing"):
+        plan(["memory://no/*.png"], None)
+    with pytest.raises(UsageError, match=r"^nosuch://a: "):
+        plan(["nosuch://a"], None)
+
+
+def test_without_the_extra(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def without(name: str) -> Any:
+        if name.partition(".")[0] in ("ray", "pyarrow", "fsspec"):
+            raise ImportError(name)
+        return real(name)
+
+    jobs = plan([folder_of(tmp_path / "in", 1)], tmp_path / "out")
+    monkeypatch.setattr(places, "import_module", without)
+    line = r"is not installed: run pip install 'mspd\[scale\]'$"
+    with pytest.raises(UsageError, match="^ray " + line):
+        next(run(protector, jobs, report=None, seed=0, engine="ray"))
+    with pytest.raises(UsageError, match="^pyarrow " + line):
+        next(run(protector, jobs, report=tmp_path / "r.parquet", seed=0))
+    with pytest.raises(UsageError, match="^fsspec " + line):
+        plan(["s3://bucket/a.png"], None)
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+# ---------------------------------------------------------------- shards
+
+SAMPLES = {
+    "k/0.cls": b"3", "k/0.png": png(0), "k/1.png": png(1), "k/1.json": b"{}", "k/2.jpg": b"broken", "k/2.cls": b"1",
+    "k/3.png": png(3), "k/3.mask.png": png(9), "readme": b"hello",
+}  # fmt: skip
+
+
+def test_shards(protector: Protector, tmp_path: Path) -> None:
+    for name in ("s0.tar", "s1.tar"):
+        tar(tmp_path / name, SAMPLES)
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    jobs = plan([tmp_path / "s0.tar", tmp_path / "s1.tar"], out)
+    rows = list(run(protector, jobs, report=report, seed=0))
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "done"] * 2
+    assert [row["id"] for row in rows[:4]] == [f"{tmp_path}/s0.tar/k/{n}" for n in ("0.png", "1.png", "2.jpg", "3.png")]
+    kept = {"k/0.cls": b"3", "k/1.json": b"{}", "k/3.mask.png": png(9)}
+    expected = kept | {
+        f"k/{i}.png": protected(protector, png(i)) for i in (0, 1, 3)
+    }  # and no sample without its picture
+    assert untar(out / "s0.tar") == untar(out / "s1.tar") == expected
+    before = files(out)
+    again = list(run(protector, jobs, report=report, seed=0))
+    assert [row["status"] for row in again] == ["skipped", "skipped", "failed", "skipped"] * 2
+    assert files(out) == before
+    other = list(run(protector, jobs, report=None, seed=0))
+    assert {row["error"] for row in other} == {
+        f"{out / name}: already exists; choose another output or remove it first" for name in ("s0.tar", "s1.tar")
+    }
+
+
+def test_shard_alone(protector: Protector, tmp_path: Path, memory: Any) -> None:
+    source = tar(tmp_path / "s.tar", SAMPLES)
+    assert plan([source], None).root == tmp_path / "s.protected.tar"
+    assert plan([source], tmp_path / "x.tar").report == tmp_path / "x.tar.report.jsonl"
+    list(run(protector, plan([source], tmp_path / "x.tar"), report=None, seed=0))
+    memory.pipe_file("/in/s.tar", source.read_bytes())
+    rows = list(run(protector, plan(["memory://in/*.tar"], "memory://out"), report=None, seed=0))
+    assert [row["id"] for row in rows] == ["s.tar/k/0.png", "s.tar/k/1.png", "s.tar/k/2.jpg", "s.tar/k/3.png"]
+    assert memory.cat_file("/out/s.tar") == (tmp_path / "x.tar").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["while writing", "before its rows", "among its rows"])
+def test_killed_shard(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    tar(tmp_path / "s.tar", SAMPLES)
+    jobs, report = plan([tmp_path / "s.tar"], tmp_path / "out"), tmp_path / "r.jsonl"
+    list(run(protector, plan([tmp_path / "s.tar"], tmp_path / "unbroken"), report=None, seed=0))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if moment == "among its rows":
+        list(run(protector, jobs, report=report, seed=0))
+        rows = report.read_bytes().splitlines(keepends=True)
+        report.write_bytes(b"".join(rows[:-2]))
+    else:
+        place, name = (places.Shard, "finish") if moment == "while writing" else (local, "_write_shard")
+        real = local._write_shard
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed if place is places.Shard else lambda *a: (real(*a), killed()))
+            with pytest.raises(KeyboardInterrupt):
+                list(run(protector, jobs, report=report, seed=0))
+        assert (tmp_path / "out" / "s.tar").exists() == (moment == "before its rows")
+    found = statuses(run(protector, jobs, report=report, seed=0))
+    expected = {"k/0.png": "done", "k/1.png": "done", "k/2.jpg": "failed", "k/3.png": "done"}
+    if moment == "among its rows":
+        expected |= {"k/0.png": "skipped", "k/1.png": "skipped"}
+    assert found == {f"s.tar/{name}": status for name, status in expected.items()}
+    assert files(tmp_path / "out") == files(tmp_path / "unbroken")
+    assert set(statuses(run(protector, jobs, report=report, seed=0)).values()) == {"skipped", "failed"}
+
+
+def test_shards_that_cannot_be(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match=r"z\.tar: not a plain tar file"):
+        plan([tar(tmp_path / "z.tar", SAMPLES, "w:gz")], None)
+    with pytest.raises(ImageError, match=r"gone\.tar: no such file"):
+        plan([tmp_path / "gone.tar"], None)
+    with pytest.raises(UsageError, match="sample a has 2 pictures"):
+        plan([tar(tmp_path / "two.tar", {"a.png": png(0), "a.jpg": png(1)})], None)
+    with pytest.raises(UsageError, match="no pictures in this shard"):
+        plan([tar(tmp_path / "none.tar", {"a.txt": b""})], None)
+    source = tar(tmp_path / "s.tar", SAMPLES)
+    with pytest.raises(UsageError, match="is the output, too"):
+        plan([source], source)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(places.Shard, "add", full)
+    rows = list(run(protector, plan([source], tmp_path / "out"), report=None, seed=0))
+    assert {row["status"] for row in rows} == {"failed"}
+    assert rows[0]["error"] == f"{tmp_path / 'out' / 's.tar'}: No space left on device"
+    assert files(tmp_path / "out") == {}
+
+
+def test_plan_is_walked_anew_each_time(tmp_path: Path) -> None:
+    jobs = plan([folder_of(tmp_path / "in", 3)], None)
+    assert isinstance(jobs, Plan)
+    assert len(jobs) == len(list(jobs)) == len(list(jobs)) == 3
+
+
+# ---------------------------------------------------------------- kills
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
+def test_kills_at_random_moments() -> None:
+    """The small version of benchmarks/files.py, which asserts all it says."""
+    command = [sys.executable, str(BENCHMARK), "--preset", "tiny", "-n", "60", "--kills", "3"]
+    command += ["--seed", str(random.SystemRandom().randrange(1000))]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, (command, done.stderr)
+    assert "3 kills: every file there once" in done.stdout
