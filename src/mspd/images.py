@@ -160,6 +160,7 @@ _REASONS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EEXIST: "already exists; choose another name or remove it first",
 }
+_EMPTY = "empty file; get a fresh copy of it"
 _BAD_NAME = "not a valid file name; check the path"
 _NO_MEMORY = "too large for the memory; scale it down"
 _DAMAGED = "damaged or cut short; get a fresh copy of it"
@@ -212,6 +213,14 @@ def read(path: str | Path) -> Picture:
     return _read(Path(path), Path(path))
 
 
+def decode(data: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """`read` from the bytes of a file, calling it `name`; a picture of more than `max_pixels` is refused."""
+    with _one_line(Path(name)):
+        if not data:
+            _refuse(Path(name), _EMPTY)
+        return _decode(io.BytesIO(data), Path(name), max_pixels)
+
+
 def _read(path: Path, name: Path) -> Picture:
     """`read`, calling the file `name` in messages."""
     with _one_line(name):
@@ -224,17 +233,17 @@ def _read(path: Path, name: Path) -> Picture:
         if not stat.S_ISREG(status.st_mode):
             _refuse(name, "not a regular file; copy it to one")
         if status.st_size == 0:
-            _refuse(name, "empty file; get a fresh copy of it")
+            _refuse(name, _EMPTY)
         with path.open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, name, MAX_PIXELS)
 
 
-def _decode(file: BinaryIO, name: Path) -> Picture:
+def _decode(file: BinaryIO, name: Path, max_pixels: int) -> Picture:
     with Image.open(file, formats=_READ) as im:
         if im.width < 1 or im.height < 1:
             _refuse(name, "has no pixels; get a fresh copy of it")
-        if im.width * im.height > MAX_PIXELS:
-            _refuse(name, _too_many(MAX_PIXELS))
+        if im.width * im.height > max_pixels:
+            _refuse(name, _too_many(max_pixels))
         form = im.format or ""
         chunks = _png_chunks(file) if form == "PNG" else {}
         _refuse_depth_and_hdr(im, file, chunks, name)
@@ -458,17 +467,7 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
     refused. The file appears under its name only when written, decoded and checked; otherwise nothing is left behind.
     """
     out = Path(out)
-    form = _FORMATS.get(out.suffix.lower())
-    if form is None:
-        raise UsageError(f"{_printable(out)}: unknown picture format {out.suffix!r}; use one of {', '.join(SUFFIXES)}")
-    if not 0 <= eps <= 1:
-        raise UsageError(f"eps is {eps}: give a budget in [0, 1], as 8/255")
-    if not isinstance(quality, int) or not 1 <= quality <= 100:
-        raise UsageError(f"quality is {quality}: give a whole number from 1 to 100")
-    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
-        wanted = f"uint8 {picture.pixels.shape} as in the picture"
-        raise InputError(f"pixels are {pixels.dtype} {pixels.shape}: pass {wanted}")
-    _refuse_unfit(picture, form, out)
+    form = _form(picture, pixels, out, eps, quality)
     _refuse_existing(picture, out)
     temporary = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
     try:
@@ -483,6 +482,30 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return check
+
+
+def encode(picture: Picture, pixels: Pixels, name: str | Path, *, eps: float, quality: int = 95) -> tuple[bytes, Check]:
+    """The bytes of the file that `save` would write under `name`, decoded again and checked; no file is touched."""
+    name = Path(name)
+    form = _form(picture, pixels, name, eps, quality)
+    data = _encode(picture, pixels, form, quality, name)
+    return data, _check(picture, pixels, decode(data, name), form, eps, quality, name)
+
+
+def _form(picture: Picture, pixels: Pixels, out: Path, eps: float, quality: int) -> str:
+    """Pillow's name of the format that `out` asks for; UsageError, InputError or ImageError when that cannot be."""
+    form = _FORMATS.get(out.suffix.lower())
+    if form is None:
+        raise UsageError(f"{_printable(out)}: unknown picture format {out.suffix!r}; use one of {', '.join(SUFFIXES)}")
+    if not 0 <= eps <= 1:
+        raise UsageError(f"eps is {eps}: give a budget in [0, 1], as 8/255")
+    if not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality}: give a whole number from 1 to 100")
+    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
+        wanted = f"uint8 {picture.pixels.shape} as in the picture"
+        raise InputError(f"pixels are {pixels.dtype} {pixels.shape}: pass {wanted}")
+    _refuse_unfit(picture, form, out)
+    return form
 
 
 def _refuse_existing(picture: Picture, out: Path) -> None:
@@ -587,9 +610,7 @@ def _check(picture: Picture, pixels: Pixels, written: Picture, form: str, eps: f
     lossy = form in _LOSSY
     original = picture.pixels
     if lossy:
-        encoded = io.BytesIO(_encode(picture, original, form, quality, out))
-        with _one_line(out):
-            original = _decode(encoded, out).pixels
+        original = decode(_encode(picture, original, form, quality, out), out).pixels
     linf, mse, ssim = _differences(written.pixels, original)
     psnr = -10 * math.log10(mse) if mse else math.inf
     levels = math.floor(eps * 255 + 1e-4)
