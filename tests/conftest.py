@@ -1,12 +1,17 @@
-"""Where the shared data sets are (tests that need them skip with a reason when they are absent), and a preset of tiny
-random networks for tests of all that is around the networks."""
+"""Where the shared data sets are (tests that need them skip with a reason when they are absent), a preset of tiny
+random networks for tests of all that is around the networks, and a server for tests of the page."""
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import uvicorn
+from fastapi import FastAPI
 
 from mspd.models import build, card_of, save_model
 from mspd.presets import PRESETS, Preset
@@ -43,3 +48,17 @@ def tiny(tiny_weights: dict[str, Path]) -> Iterator[str]:
         preset = Preset("tiny", names["classifier"], names["backbone"], (names["target"],), 16, 8 / 255, 1, 0)
         patch.setitem(PRESETS, "tiny", preset)
         yield "tiny"
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The app at a free port of this computer, in a thread; yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

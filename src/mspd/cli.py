@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mspd.errors import MspdError, UsageError, WeightsError
+from mspd.guard import number
 
 app = typer.Typer(
     name="mspd",
@@ -32,15 +33,6 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emo
 PresetOption = Annotated[str, typer.Option(help="photo, or cifar10 for 32-pixel images.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes. Keep it private.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-
-
-def number(text: str) -> float:
-    """ "8/255" or "0.03" as a float; UsageError otherwise."""
-    try:
-        above, _, below = text.partition("/")
-        return float(above) / (float(below) if below else 1.0)
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"eps is {text!r}: write a number or a fraction, for example 8/255") from error
 
 
 @app.command()
@@ -304,6 +296,23 @@ def presets() -> None:
         del settings["name"]
         table.add_row(name, "\n".join(f"{key} = {value}" for key, value in settings.items()))
     console.print(table)
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this computer's reach any but it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show the page, and answer its HTTP API. Pictures stay in memory, nothing is kept."""
+    try:
+        from mspd.web import serve as run
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the page needs {error.name}: pip install 'mspd[web]'") from error
+
+    run(host, port, device=device, ready=lambda address: console.print(f"{address}  (Ctrl-C stops it)"))
 
 
 class _Speed(ProgressColumn):

@@ -58,6 +58,15 @@ def check_eps(eps: float, norm: str = "Linf") -> None:
         raise UsageError(f"eps is {eps:g}, but images are in [0, 1]: did you mean {eps:g}/255?")
 
 
+def number(text: str) -> float:
+    """ "8/255" or "0.03" as a float; UsageError otherwise."""
+    try:
+        above, _, below = text.partition("/")
+        return float(above) / (float(below) if below else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"eps is {text!r}: write a number or a fraction, for example 8/255") from error
+
+
 def check_logits(logits: Tensor, y: Tensor) -> None:
     """The model's output must be logits (B, K) that fit the labels."""
     if logits.ndim != 2 or len(logits) != len(y):

@@ -160,6 +160,7 @@ _REASONS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EEXIST: "already exists; choose another name or remove it first",
 }
+_EMPTY = "empty file; get a fresh copy of it"
 _BAD_NAME = "not a valid file name; check the path"
 _NO_MEMORY = "too large for the memory; scale it down"
 _DAMAGED = "damaged or cut short; get a fresh copy of it"
@@ -224,25 +225,26 @@ def _read(path: Path, name: Path) -> Picture:
         if not stat.S_ISREG(status.st_mode):
             _refuse(name, "not a regular file; copy it to one")
         if status.st_size == 0:
-            _refuse(name, "empty file; get a fresh copy of it")
+            _refuse(name, _EMPTY)
         with path.open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, name, MAX_PIXELS)
 
 
-def decode(data: bytes, name: str | Path) -> Picture:
-    """`read` for the bytes of a file that lies elsewhere; `name` is what messages call it."""
+def decode(data: bytes, name: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """`read` for the bytes of a file that lies elsewhere; `name` is what messages call it. A picture of more than
+    `max_pixels` is refused."""
     if not data:
-        _refuse(name, "empty file; get a fresh copy of it")
+        _refuse(name, _EMPTY)
     with _one_line(name):
-        return _decode(io.BytesIO(data), name)
+        return _decode(io.BytesIO(data), name, max_pixels)
 
 
-def _decode(file: BinaryIO, name: str | Path) -> Picture:
+def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
     with Image.open(file, formats=_READ) as im:
         if im.width < 1 or im.height < 1:
             _refuse(name, "has no pixels; get a fresh copy of it")
-        if im.width * im.height > MAX_PIXELS:
-            _refuse(name, _too_many(MAX_PIXELS))
+        if im.width * im.height > max_pixels:
+            _refuse(name, _too_many(max_pixels))
         form = im.format or ""
         chunks = _png_chunks(file) if form == "PNG" else {}
         _refuse_depth_and_hdr(im, file, chunks, name)
@@ -615,9 +617,7 @@ def _check(
     lossy = form in _LOSSY
     original = picture.pixels
     if lossy:
-        encoded = io.BytesIO(_encode(picture, original, form, quality, out))
-        with _one_line(out):
-            original = _decode(encoded, out).pixels
+        original = decode(_encode(picture, original, form, quality, out), out).pixels
     linf, mse, ssim = _differences(written.pixels, original)
     psnr = -10 * math.log10(mse) if mse else math.inf
     levels = math.floor(eps * 255 + 1e-4)

@@ -1,5 +1,6 @@
 """The whole method: label, defend, quantise; for tensors and for files."""
 
+import copy
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -71,7 +72,8 @@ class Perturbation:
 
 
 class Protector:
-    """Loaded models and settings of one preset; call it with tensors, or `protect_file` with paths.
+    """Loaded models and settings of one preset; call it with tensors, `protect_file` with paths, or
+    `protect_picture` with a decoded file.
 
     preset: "photo", "cifar10" or a `Preset`. `eps`, `n_samples`, `soft_labels` replace the preset's; `backbone` is
     another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits). `average` and
@@ -91,9 +93,7 @@ class Protector:
         settings = get_preset(preset) if isinstance(preset, str) else preset
         changes: dict[str, Any] = {"eps": eps, "n_samples": n_samples, "soft_labels": soft_labels}
         self.settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
-        check_eps(self.settings.eps)
-        if self.settings.eps * 255 < 1 - 1e-4:
-            raise UsageError(f"eps is {self.settings.eps:g}, less than a grey level of 8-bit pictures: at least 1/255")
+        _check_budget(self.settings.eps)
         self.device = pick_device(device)
         card = card_of(self.settings.classifier)
         self.classes: list[str] = card["classes"]
@@ -119,6 +119,13 @@ class Protector:
             differ = f"{len(theirs)} classes, the classifier has {len(ours)}"
         name = self.settings.classifier
         raise UsageError(f"backbone {backbone}: {differ}; choose one with the classes of {name}, or another preset")
+
+    def with_eps(self, eps: float) -> "Protector":
+        """The same loaded models with another budget."""
+        _check_budget(eps)
+        other = copy.copy(self)
+        other.settings = replace(self.settings, eps=eps)
+        return other
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result of a picture, with the checksums of the weights."""
@@ -225,6 +232,21 @@ class Protector:
             ssim=round(check.ssim, 5), psnr=round(check.psnr, 2), lossy=check.lossy, seed=seed,
             seconds=round(perturbation.seconds, 3),
         )  # fmt: skip
+
+    def protect_picture(
+        self, picture: images.Picture, name: str | Path, *, seed: int = 0, quality: int = 95
+    ) -> tuple[bytes, Protection]:
+        """`protect_file` in memory: the bytes of the file that would be called `name`."""
+        (perturbation,) = self.perturb(self.view(picture.pixels), seed=seed)
+        pixels = self.apply(picture.pixels, perturbation)
+        data, check = images.encode(picture, pixels, name, eps=self.settings.eps, quality=quality)
+        return data, self.protection(picture.path, name, perturbation, check, seed)
+
+
+def _check_budget(eps: float) -> None:
+    check_eps(eps)
+    if eps * 255 < 1 - 1e-4:
+        raise UsageError(f"eps is {eps:g}, less than a grey level of 8-bit pictures: at least 1/255")
 
 
 def protect(source: str | Path, out: str | Path | None = None, *, preset: str = "photo", seed: int = 0) -> Protection:

@@ -1,6 +1,7 @@
 """Does this protected file help? Measured on robust models that the defence never saw."""
 
 import io
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,19 +151,37 @@ class Verifier:
 
     def __call__(self, original: str | Path, protected: str | Path, *, seed: int = 0) -> Verification:
         """Compare two files of the same picture. ImageError when they cannot be read or differ in size."""
-        before, after = images.read(Path(original)).pixels, images.read(Path(protected)).pixels
+        return self.compare(images.read(original), images.read(protected), seed=seed)
+
+    def compare(
+        self,
+        original: images.Picture,
+        protected: images.Picture,
+        *,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verification:
+        """The same for decoded files. `progress` is called after each reading with how many are done, of how many."""
+        before, after = original.pixels, protected.pixels
         if before.shape[:2] != after.shape[:2]:
             sizes = f"{before.shape[1]} x {before.shape[0]} and {after.shape[1]} x {after.shape[0]} pixels"
-            raise ImageError(f"{original} and {protected} differ in size ({sizes}): give a picture and its own copy")
+            names = f"{original.path} and {protected.path}"
+            raise ImageError(f"{names} differ in size ({sizes}): give a picture and its own copy")
         if max(before.shape) > LONGEST_JPEG:
-            raise ImageError(f"{original}: longer than {LONGEST_JPEG} pixels, too long for JPEG; verify a smaller copy")
+            line = f"longer than {LONGEST_JPEG} pixels, too long for JPEG; verify a smaller copy"
+            raise ImageError(f"{original.path}: {line}")
         if before.shape[2] != after.shape[2]:
             before, after = (np.repeat(p, 3, 2) if p.shape[2] == 1 else p for p in (before, after))
         label, confidence = self.label(before)
         pairs = ((before, after), (jpeg(before), jpeg(after)), (half(before), half(after)))
-        results = []
+        versions = [pixels for pair in pairs for pixels in pair]
+        results: list[TargetResult] = []
         for name in self.targets:
-            readings = [self.read(name, pixels, label, seed) for pair in pairs for pixels in pair]
+            readings = []
+            for pixels in versions:
+                readings.append(self.read(name, pixels, label, seed))
+                if progress is not None:
+                    progress(len(results) * len(versions) + len(readings), len(self.targets) * len(versions))
             results.append(TargetResult(name, *readings))
         gains = [
             sum(getattr(r, a).margin - getattr(r, b).margin for r in results) / len(results)
@@ -173,7 +192,7 @@ class Verifier:
             )
         ]
         return Verification(
-            original=str(original), protected=str(protected), label=self.protector.classes[label],
+            original=str(original.path), protected=str(protected.path), label=self.protector.classes[label],
             confidence=round(confidence, 4), linf=int(np.abs(before.astype(np.int16) - after).max()),
             verdict=verdict(gains[0]),
             gain=round(gains[0], 3), gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3), targets=results,

@@ -1,0 +1,68 @@
+"""Make docs/page-light.png, page-dark.png and page-phone.png: the page with the example photo protected and checked.
+
+python docs/page_shots.py        # needs 'mspd[dev]', chromium and chromedriver
+"""
+
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).parents[1]
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+
+
+def browser(profile: str) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+def shoot(driver: webdriver.Chrome, name: str, width: int, height: int, scheme: str, top: str) -> None:
+    """The page at that size and in that scheme, scrolled to `top`, in 64 colours."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme_feature]})
+    driver.execute_script("document.querySelector(arguments[0]).scrollIntoView()", top)
+    driver.execute_async_script("setTimeout(arguments[0], 500)")
+    shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    shot.quantize(128, dither=Image.Dither.NONE).save(ROOT / "docs" / name, optimize=True)
+
+
+def main() -> None:
+    server = subprocess.Popen([sys.executable, "-m", "mspd", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True)
+    with tempfile.TemporaryDirectory() as folder, browser(folder + "/profile") as driver:
+        broken = Path(folder) / "broken.jpg"
+        broken.write_bytes(b"not a picture")
+        driver.get(server.stdout.readline().split()[0])
+        wait = WebDriverWait(driver, 900)
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "html[data-ready]"))
+        files = driver.find_element(By.ID, "files")
+        files.send_keys(f"{ROOT / 'examples' / 'cat.png'}\n{broken}")
+        wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".picture.done, .picture.failed")) == 2)
+        driver.find_element(By.CSS_SELECTOR, ".done .check summary").click()
+        driver.find_element(By.CSS_SELECTOR, ".done .start").click()
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, ".result:not([hidden]) .verdict"))
+        shoot(driver, "page-light.png", 1000, 1400, "light", "body")
+        shoot(driver, "page-dark.png", 1000, 1400, "dark", ".picture.done")
+        shoot(driver, "page-phone.png", 390, 844, "light", "body")
+        shoot(driver, "page-phone-2.png", 390, 844, "dark", ".picture.done .check")
+    server.terminate()
+    server.wait()
+
+
+if __name__ == "__main__":
+    main()

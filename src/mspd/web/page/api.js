@@ -1,0 +1,37 @@
+// Calls to the server. A failure is an Error with the server's one line.
+
+export async function ask(what) {
+  const answer = await fetch(`/api/${what}`);
+  if (!answer.ok) throw new Error("the server does not answer as it should; reload the page");
+  return answer.json();
+}
+
+// Post a form; `progress` is told what the server says of it meanwhile. `stop` aborts the call, and the server's work.
+export async function call(what, fields, stop, progress) {
+  const job = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+  const form = new FormData();
+  for (const [name, value] of Object.entries({ ...fields, job })) form.append(name, value);
+  const timer = setInterval(async () => {
+    const answer = await fetch(`/api/jobs/${job}`).catch(() => undefined);
+    if (answer?.ok && !ended) progress(await answer.json());
+  }, 300);
+  let ended = false;
+  try {
+    const answer = await fetch(`/api/${what}`, { method: "POST", body: form, signal: stop.signal });
+    if (answer.ok) return answer;
+    const { error } = await answer.json().catch(() => ({}));
+    throw new Error(error ?? `the server answered ${answer.status}`);
+  } catch (error) {
+    if (error instanceof TypeError) throw new Error("no connection to mspd; is it still running?");
+    throw error;
+  } finally {
+    ended = true;
+    clearInterval(timer);
+  }
+}
+
+const STAGES = { waiting: "Waiting for its turn", loading: "Loading the models", protecting: "Protecting", attacking: "Attacking" };
+
+export function line({ stage, done, of }) {
+  return of ? `${STAGES[stage]}, ${done} of ${of} done` : STAGES[stage];
+}

@@ -1,0 +1,260 @@
+// The page: takes pictures, has them protected one after the other, shows and hands out the results.
+import { ask, call, line } from "./api.js";
+import { showVerdict } from "./verdict.js";
+import { Viewer } from "./viewer.js";
+import { zip } from "./zip.js";
+
+const $ = (id) => document.getElementById(id);
+const pictures = [];
+let limits = { bytes: Infinity };
+let presets = [];
+let running = false;
+
+// ---------------------------------------------------------------- settings
+
+function preset() {
+  return presets.find((p) => p.name === $("preset").value);
+}
+
+function own() {
+  return Math.round(preset().eps * 255);
+}
+
+function describe() {
+  const levels = Number($("strength").value);
+  $("strength-value").textContent = `${levels}/255`;
+  const seen = levels > own() ? "stronger than measured, and easier to see" : "weaker than measured";
+  $("strength-hint").textContent = levels === own() ? "The preset's own, for which the gains are measured." : seen;
+  const small = `Small images, about ${preset().size} pixels.`;
+  $("preset-hint").textContent = preset().name === "photo" ? "Photos of any size." : small;
+}
+
+function choosePreset() {
+  $("strength").value = own();
+  describe();
+}
+
+// ---------------------------------------------------------------- one picture
+
+class Picture {
+  constructor(file) {
+    this.file = file;
+    this.state = "waiting";
+    this.node = $("picture").content.firstElementChild.cloneNode(true);
+    this.part(".name").textContent = file.name;
+    const thumb = this.part(".thumb img");
+    thumb.src = URL.createObjectURL(file);
+    thumb.addEventListener("error", () => (thumb.hidden = true));
+    for (const button of this.node.querySelectorAll("button, a.button")) {
+      button.setAttribute("aria-label", `${button.textContent}: ${file.name}`);
+    }
+    this.part(".cancel").addEventListener("click", () => this.cancel());
+    this.part(".remove").addEventListener("click", () => remove(this));
+    this.part(".start").addEventListener("click", () => this.check());
+    this.part(".halt").addEventListener("click", () => this.stop?.abort());
+    this.viewer = new Viewer(this.part(".compare"));
+    this.part(".compare").addEventListener("toggle", () => this.viewer.toggle());
+    this.say("Waiting");
+  }
+
+  part(selector) {
+    return this.node.querySelector(selector);
+  }
+
+  say(text) {
+    this.part(".head .status").textContent = text;
+  }
+
+  become(state) {
+    this.state = state;
+    this.node.className = `picture ${state}`;
+    const busy = state === "waiting" || state === "working";
+    this.part(".head .bar").hidden = state !== "working";
+    this.part(".cancel").hidden = !busy;
+    this.part(".remove").hidden = busy;
+    for (const selector of [".facts", ".download", ".compare", ".check"]) this.part(selector).hidden = state !== "done";
+  }
+
+  wait() {
+    this.stop?.abort();
+    this.become("waiting");
+    this.say("Waiting");
+  }
+
+  cancel() {
+    if (this.state === "waiting") this.end("stopped", "Stopped");
+    this.stop?.abort();
+  }
+
+  end(state, text) {
+    this.become(state);
+    this.say(text);
+  }
+
+  async protect() {
+    this.become("working");
+    this.say("Protecting");
+    this.stop = new AbortController();
+    try {
+      if (this.file.size > limits.bytes) throw new Error(`larger than ${limits.bytes / 1e6} MB; make it smaller`);
+      this.settings = { preset: preset().name, eps: `${$("strength").value}/255`, seed: $("seed").value || "0" };
+      const answer = await call("protect", { picture: this.file, ...this.settings }, this.stop, (p) => this.say(line(p)));
+      this.report = JSON.parse(answer.headers.get("Mspd-Report"));
+      this.done(await answer.blob());
+    } catch (error) {
+      if (error.name === "AbortError") this.end("stopped", "Stopped");
+      else this.end("failed", error.message);
+    }
+    this.stop = undefined;
+  }
+
+  done(copy) {
+    const { label, confidence, linf, eps, ssim } = this.report;
+    this.copy = copy;
+    this.become("done");
+    const sure = `${Math.round(100 * confidence)} % sure`;
+    this.say(confidence < 0.5 ? `Recognised with little certainty: ${label}, ${sure}` : `Recognised: ${label}, ${sure}`);
+    const budget = Math.round(eps * 255);
+    this.part(".facts").textContent =
+      `No pixel moved by more than ${linf} of 255 (budget ${budget}), checked in the finished file. ` +
+      `Likeness to the original (SSIM) ${ssim.toFixed(3)}.` +
+      (confidence < 0.5 ? " If this name is wrong, the protection helps less." : "");
+    this.part(".facts").hidden = false;
+    const link = this.part(".download");
+    if (link.href) URL.revokeObjectURL(link.href);
+    link.href = URL.createObjectURL(copy);
+    link.download = this.report.output;
+    this.part(".result").hidden = true;
+    this.viewer.load(this.file, copy);
+    if (!pictures.some((p) => p !== this && p.part(".compare").open)) this.part(".compare").open = true;
+  }
+
+  async check() {
+    const [start, halt, under, text] = [".start", ".halt", ".running", ".stage-name"].map((s) => this.part(s));
+    const bar = this.part(".running .bar");
+    start.hidden = true;
+    halt.hidden = under.hidden = false;
+    halt.focus();
+    this.stop = new AbortController();
+    try {
+      const fields = { original: this.file, protected: this.copy, preset: this.settings.preset };
+      const answer = await call("verify", fields, this.stop, (progress) => {
+        text.textContent = line(progress);
+        if (progress.of) [bar.max, bar.value] = [progress.of, progress.done];
+      });
+      const verification = await answer.json();
+      this.part(".result").replaceChildren(...showVerdict(verification));
+      start.textContent = "Check again";
+      announce(`${this.file.name}: ${verification.verdict}`);
+    } catch (error) {
+      const failure = document.createElement("p");
+      failure.className = "verdict none";
+      failure.textContent = error.name === "AbortError" ? "Stopped." : error.message;
+      this.part(".result").replaceChildren(failure);
+      announce(failure.textContent);
+    }
+    bar.removeAttribute("value");
+    this.part(".result").hidden = start.hidden = false;
+    const focused = document.activeElement === halt;
+    halt.hidden = under.hidden = true;
+    if (focused) start.focus();
+    this.stop = undefined;
+  }
+}
+
+// ---------------------------------------------------------------- all pictures
+
+function announce(text) {
+  $("live").textContent = text;
+}
+
+function add(files) {
+  for (const file of files) {
+    const picture = new Picture(file);
+    picture.become("waiting");
+    pictures.push(picture);
+    $("list").append(picture.node);
+  }
+  work();
+}
+
+async function work() {
+  refresh();
+  if (running) return;
+  running = true;
+  for (let next; (next = pictures.find((p) => p.state === "waiting")); ) {
+    refresh();
+    await next.protect();
+    refresh();
+    announce(`${next.file.name}: ${next.part(".head .status").textContent}`);
+  }
+  running = false;
+  refresh();
+}
+
+function refresh() {
+  const count = (state) => pictures.filter((p) => p.state === state).length;
+  const open = count("waiting") + count("working");
+  $("pictures").hidden = pictures.length === 0;
+  const parts = [`${count("done")} of ${pictures.length} protected`];
+  if (count("failed")) parts.push(`${count("failed")} failed`);
+  $("pictures-title").textContent = parts.join(", ");
+  $("overall").value = pictures.length ? 1 - open / pictures.length : 0;
+  $("overall").hidden = open === 0;
+  $("stop").hidden = open === 0;
+  $("again").hidden = $("clear").hidden = open > 0;
+  $("download-all").hidden = count("done") < 2;
+}
+
+function remove(picture) {
+  picture.stop?.abort();
+  URL.revokeObjectURL(picture.part(".thumb img").src);
+  URL.revokeObjectURL(picture.part(".download").href);
+  picture.node.remove();
+  pictures.splice(pictures.indexOf(picture), 1);
+  refresh();
+  $("files").focus();
+}
+
+async function downloadAll() {
+  const files = pictures.filter((p) => p.state === "done").map((p) => [p.report.output, p.copy]);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await zip(files));
+  link.download = "protected.zip";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+// ---------------------------------------------------------------- wiring
+
+$("files").addEventListener("change", () => {
+  add($("files").files);
+  $("files").value = "";
+});
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop") add(event.dataTransfer.files);
+  });
+}
+$("preset").addEventListener("change", choosePreset);
+$("strength").addEventListener("input", describe);
+$("new-seed").addEventListener("click", () => {
+  $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
+});
+$("settings").addEventListener("submit", (event) => event.preventDefault());
+$("stop").addEventListener("click", () => pictures.forEach((p) => p.cancel()));
+$("again").addEventListener("click", () => {
+  pictures.forEach((p) => p.wait());
+  work();
+});
+$("clear").addEventListener("click", () => [...pictures].forEach(remove));
+$("download-all").addEventListener("click", downloadAll);
+
+presets = await ask("presets");
+limits = (await ask("health")).limits;
+$("preset").replaceChildren(...presets.map((p) => new Option(p.name)));
+$("preset").value = presets.some((p) => p.name === "photo") ? "photo" : presets[0].name;
+choosePreset();
+document.documentElement.dataset.ready = "";
