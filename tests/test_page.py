@@ -1,5 +1,6 @@
 """The page in a real Chromium: pictures dropped, compared, checked and downloaded."""
 
+import importlib
 import io
 import shutil
 import tempfile
@@ -28,8 +29,8 @@ pytestmark = [
     pytest.mark.usefixtures("tiny"),
 ]
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def page(browser: webdriver.Chrome, tiny: str, tmp_path: Path) -> Iterator[Page]
         page = Page(browser, tmp_path / "downloads")
         browser.get(address)
         page.until(lambda: page.all("html[data-ready]"))
-        Select(page.one("#preset")).select_by_value(tiny)
+        Select(page.one("#preset")).select_by_visible_text(tiny)
         yield page
         strange = [entry for entry in browser.get_log("browser") if "Failed to load resource" not in entry["message"]]
         assert strange == []  # no script error, nothing that the content security policy stopped
@@ -126,9 +127,7 @@ def test_three_photos_one_broken(page: Page, photos: list[Path], tiny: str) -> N
     seen = page.js("return window.seen")
     assert any("Waiting" in text for _, text in seen)
     assert any("Protecting" in text for _, text in seen)
-    assert {0, pytest.approx(1 / 3), pytest.approx(2 / 3)} <= {round(value, 6) for value, _ in seen} or len(
-        {value for value, _ in seen}
-    ) >= 3
+    assert {round(value, 2) for value, _ in seen} >= {0, 0.33, 0.67}
     assert page.one("#pictures-title").text == "2 of 3 protected, 1 failed"
     assert "two.png: Recognised" in page.one("#live").text
 
@@ -223,6 +222,7 @@ def test_does_it_hold(page: Page, photos: list[Path], tiny: str, monkeypatch: py
         return read(verifier, *args)
 
     monkeypatch.setattr(Verifier, "read", gated)
+    monkeypatch.setattr(importlib.import_module("mspd.verify"), "BISECTIONS", 1)
     page.drop(photos[0])
     page.until(lambda: page.all(".picture.done"))
     page.one(".check summary").click()
@@ -242,7 +242,7 @@ def test_does_it_hold(page: Page, photos: list[Path], tiny: str, monkeypatch: py
     expected = Verifier(tiny).compare(images.read(photos[0]), copy)
     result = page.one(".result").text
     assert result.startswith("It helps." if expected.verdict == "helps" else "No effect found.")
-    assert f"{expected.gain:+.2f}".replace("-", "−") in result
+    assert f"changes by {expected.gain:+.2f}".replace("-", "\N{MINUS SIGN}") in result
     assert [row.text for row in page.all(".result tbody th")] == ["as it is", "after JPEG 75", "at half the size"]
     assert len(page.all(".result svg circle")) == 6
     assert page.one("#live").text == f"one.png: {expected.verdict}"
@@ -277,7 +277,7 @@ def test_keyboard_and_names(page: Page, photos: list[Path]) -> None:
     page.js("document.activeElement.blur(); window.scrollTo(0, 0)")
     reached = []
     for _ in range(30):
-        page.browser.switch_to.active_element.send_keys(Keys.TAB)
+        webdriver.ActionChains(page.browser).send_keys(Keys.TAB).perform()
         reached.append(page.js("const e = document.activeElement; return e.id || e.className || e.tagName"))
     wanted = [
         "files",

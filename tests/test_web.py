@@ -182,7 +182,7 @@ def test_no_form_and_no_picture(client: TestClient) -> None:
     refused(client.post("/api/protect", json={"picture": "x"}), 422)
     refused(client.post("/api/protect", data={"picture": "not a file"}), 422)
     headers = {"content-type": "multipart/form-data; boundary=b"}
-    refused(client.post("/api/protect", content=b"--b\r\ngarbage", headers=headers), 400)
+    refused(client.post("/api/protect", content=b"--strange\r\n", headers=headers), 400)
     refused(client.post("/api/protect", content=b"x", headers={"content-type": "multipart/form-data"}), 400)
 
 
