@@ -324,7 +324,7 @@ def test_a_memory_error_is_one_line(client: TestClient, monkeypatch: pytest.Monk
     def hungry(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Protector, "protect_pixels", hungry)
+    monkeypatch.setattr(Protector, "perturb", hungry)
     refused(protect(client, photo()), 413, "too large for the memory")
 
 
