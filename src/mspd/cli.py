@@ -254,8 +254,9 @@ def train(
 
 @app.command()
 def models() -> None:
-    """List the shipped models, from their cards."""
-    from mspd.models import card_of, list_models
+    """List the shipped models, from their cards, and those that others published."""
+    from mspd.models import PUBLISHED, card_of, list_models
+    from mspd.models.hub import FORMS
 
     table = Table()
     table.add_column("model", no_wrap=True)
@@ -268,6 +269,17 @@ def models() -> None:
             clean, robust = f"{card['clean_acc']:.1%}", f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
         table.add_row(name, card["dataset"], card["training"], clean, robust, f"{card['bytes'] / 1e6:.1f}")
     console.print(table)
+    table = Table(title="published by others", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for column in ("data", "clean", "AutoAttack", "at"):
+        table.add_column(column)
+    for name, model in PUBLISHED.items():
+        robust = ("-", "-")
+        if model.autoattack_acc is not None:
+            robust = (f"{model.autoattack_acc:.1f}%", f"{model.eps * 255:.0f}/255")
+        table.add_row(name, model.dataset, f"{model.clean_acc:.1f}%", *robust)
+    console.print(table)
+    console.print(f"wherever a model is named, also: {', '.join(FORMS)}; they need pip install 'mspd[hub]'")
 
 
 @app.command()
