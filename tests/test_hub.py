@@ -16,6 +16,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mspd import Protector, UsageError, WeightsError
+from mspd import Protector, UsageError, WeightsError, prepare
 from mspd.models import PUBLISHED, build, card_of, load_model, save_folder
 from mspd.models.hub import checkpoints
 from mspd.models.hub.libraries import torchvision
@@ -130,8 +131,8 @@ def test_resnet56_has_torchvisions_blocks() -> None:
 def robustbench() -> Iterator[Callable[[str], Any]]:
     """RobustBench's architecture modules, without the imports of its package, which fail (docs/models.md)."""
     spec = importlib.util.find_spec("robustbench")
-    if spec is None or spec.origin is None:
-        pytest.skip("robustbench is not there: pip install --no-deps robustbench")
+    if spec is None or spec.origin is None or version("robustbench") < "1.1.1":
+        pytest.skip("robustbench 1.1.1 is not there: pip install --no-deps 'robustbench>=1.1.1'")
     needs("timm")
     torchvision()
     root = Path(spec.origin).parent
@@ -204,6 +205,37 @@ def test_answers_are_robustbenchs(kind: str, robustbench: Callable[[str], Any]) 
             expected, found = expected.softmax(1), found.exp()
     assert expected.std() > 1e-3
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dm_preact_resnet18": {"width": 4},
+    "dm_wide_resnet": {"depth": 10, "width": 1},
+    "preact_bottlenecks": {"width": 4, "depths": (1, 1, 1, 1), "members": 2},
+    "preact_resnet18": {"width": 4},
+    "ra_wide_resnet": {"stem": 8, "widths": (12, 24, 48), "depths": (1, 1, 1)},
+    "resnest152": {"width": 4, "depths": (1, 1, 1, 1)},
+    "resnet18": {"width": 4},
+    "resnet56": {"width": 4, "depth": 1},
+    "resnext29": {"width": 8, "depth": 1},
+    "wide_resnet": {"depth": 10, "width": 1},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_are_prepared_for_gradients(name: str) -> None:
+    """`prepare` can trace them and fold what can be folded; the answers and the gradients stay."""
+    torch.manual_seed(0)
+    network = shuffled(NETWORKS[name](**SMALL[name]))
+    ready = prepare(network)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in ready.modules()) == 0
+    x = torch.rand(2, 3, 32, 32, requires_grad=True)
+    assert torch.allclose(ready(x), network(x), rtol=1e-3, atol=1e-3)
+    (gradient,) = torch.autograd.grad(ready(x)[:, 0].sum(), x)
+    assert bool((gradient != 0).any())
+
+
+def test_small_networks_are_all() -> None:
+    assert set(SMALL) == set(NETWORKS) - set(TIMM)
 
 
 # ---------------------------------------------------------------- checkpoint files

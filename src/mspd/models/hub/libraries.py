@@ -31,7 +31,7 @@ def torchvision(extra: str = "hub") -> Any:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error) or _DECLARED:
             raise
-        declared = torch.library.Library("torchvision", "FRAGMENT")
+        declared: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
             declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _DECLARED.append(declared)

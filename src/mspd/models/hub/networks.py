@@ -50,7 +50,8 @@ class Excite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         factor = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
-        return x * factor.sigmoid()
+        out: Tensor = x * factor.sigmoid()
+        return out
 
 
 class DMBlock(nn.Module):
@@ -371,9 +372,10 @@ class SplitAttention(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, RADIX * channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = F.silu(self.bn0(self.conv(x))).unflatten(1, (RADIX, -1))  # (B, RADIX, C, H, W)
+        active = F.silu(self.bn0(self.conv(x)))
+        groups = active.reshape(x.shape[0], RADIX, -1, active.shape[2], active.shape[3])  # (B, RADIX, C, H, W)
         pooled = groups.sum(1).mean((2, 3), keepdim=True)
-        weights = self.fc2(F.silu(self.bn1(self.fc1(pooled)))).unflatten(1, (RADIX, -1)).softmax(1)
+        weights = self.fc2(F.silu(self.bn1(self.fc1(pooled)))).reshape(x.shape[0], RADIX, -1, 1, 1).softmax(1)
         summed: Tensor = (groups * weights).sum(1)
         return summed
 
