@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mspd import PRESETS, UsageError, WeightsError
 from mspd.models import ARCHITECTURES, build, card_of, list_models, load_model, save_model
 from mspd.models.efficientnet import Depthwise, EfficientNetLite0, SameConv
 from mspd.models.files import WEIGHTS
+from mspd.models.hub.libraries import timm
 from mspd.smoothing import prepare
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -220,9 +222,10 @@ def test_same_padding(size: int, kernel: int, stride: int) -> None:
 
 @pytest.mark.parametrize("size", [64, 75])
 def test_efficientnet_is_timms(size: int) -> None:
-    timm = pytest.importorskip("timm")
+    if find_spec("timm") is None:
+        pytest.skip("timm is not installed: pip install 'mspd[hub]'")
     torch.manual_seed(0)
-    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=9).double()
+    theirs = timm().create_model("tf_efficientnet_lite0", pretrained=False, num_classes=9).double()
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 import sys
 import warnings
@@ -234,6 +235,35 @@ def benchmark(
 
 
 @app.command()
+def frames(
+    size: Annotated[str, typer.Option(help="Width and height of the frames, for example 1280x720.")],
+    preset: PresetOption = "photo",
+    eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
+    seed: SeedOption = 0,
+    backbone: Annotated[
+        str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Protect raw video frames (rgb24) from standard input to standard output, between two ffmpeg."""
+    from mspd.pipelines.frames import protect_frames
+    from mspd.protector import Protector
+
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    if match is None:
+        raise UsageError(f"--size is {size!r}: write width and height in pixels, for example 1280x720")
+    if sys.stdin.isatty() or sys.stdout.isatty():
+        raise UsageError("frames come from a pipe and go into one: ffmpeg ... | mspd frames ... | ffmpeg ...")
+    protector = Protector(preset, eps=None if eps is None else number(eps), backbone=backbone, device=device)
+    with (
+        open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as source,
+        open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as sink,
+    ):
+        count = protect_frames(protector, source, sink, (int(match[1]), int(match[2])), seed=seed)
+    errors.print(f"{count} frames protected")
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; 'mspd train list' shows them.")],
     data: Annotated[Path | None, typer.Option(help="Folder with train and test pictures.")] = None,
@@ -267,8 +297,9 @@ def train(
 
 @app.command()
 def models() -> None:
-    """List the shipped models, from their cards."""
-    from mspd.models import card_of, list_models
+    """List the shipped models, from their cards, and those that others published."""
+    from mspd.models import PUBLISHED, card_of, list_models
+    from mspd.models.hub import FORMS
 
     table = Table()
     table.add_column("model", no_wrap=True)
@@ -281,6 +312,17 @@ def models() -> None:
             clean, robust = f"{card['clean_acc']:.1%}", f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
         table.add_row(name, card["dataset"], card["training"], clean, robust, f"{card['bytes'] / 1e6:.1f}")
     console.print(table)
+    table = Table(title="published by others", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for column in ("data", "clean", "AutoAttack", "at"):
+        table.add_column(column)
+    for name, model in PUBLISHED.items():
+        attacked, at = "-", "-"
+        if model.autoattack_acc is not None:
+            attacked, at = f"{model.autoattack_acc:.1f}%", f"{model.eps * 255:.0f}/255"
+        table.add_row(name, model.dataset, f"{model.clean_acc:.1f}%", attacked, at)
+    console.print(table)
+    console.print(f"wherever a model is named, also: {', '.join(FORMS)}; they need pip install 'mspd[hub]'")
 
 
 @app.command()

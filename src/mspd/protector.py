@@ -154,10 +154,13 @@ class Protector:
         return kept / kept.sum(1, keepdim=True)
 
     def defend(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
-        """MCGS with this protector's backbone and settings; float result, not on the 8-bit grid."""
+        """MCGS with this protector's backbone and settings; float result, not on the 8-bit grid. It takes gradients
+        also where the caller has switched them off."""
         generator = torch.Generator().manual_seed(seed)
         s = self.settings
-        return mcgs(self.backbone, x, y, eps=s.eps, generator=generator, n_samples=s.n_samples)
+        with torch.inference_mode(False), torch.enable_grad():
+            x, y = (part.clone() if part.is_inference() else part for part in (x, y))
+            return mcgs(self.backbone, x, y, eps=s.eps, generator=generator, n_samples=s.n_samples)
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0) -> Tensor:
         """Protect a batch: x (B, C, H, W) in [0, 1] at the preset's size gives x_def on the 8-bit grid, on x's device,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mspd.models.common import Normalize
+from mspd.models.common import Enlarge, Normalize
 
 #: expansion, kernel, stride, channels, repeats of each stage (Tan and Le 2019, Table 1)
 STAGES = (
@@ -108,19 +108,6 @@ class MBConv(nn.Module):
         out = F.relu6(self.bn1(self.depthwise(out)))
         projected: Tensor = self.bn2(self.project(out))
         return projected + x if self.residual else projected
-
-
-class Enlarge(nn.Module):
-    """Images of another size become square ones of `resolution` pixels."""
-
-    def __init__(self, resolution: int) -> None:
-        super().__init__()
-        self.size = (resolution, resolution)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] == self.size:
-            return x
-        return F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
 
 
 class EfficientNetLite0(nn.Module):

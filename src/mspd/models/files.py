@@ -1,4 +1,5 @@
-"""Weight files: half-precision safetensors, with a card (JSON) of the same name beside each."""
+"""Weight files: half-precision safetensors, with a card (JSON) of the same name beside each; or a folder in the format
+of the Hugging Face Hub: `model.safetensors`, the card as `config.json`, and a README.md for people."""
 
 import hashlib
 import json
@@ -7,38 +8,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from mspd.errors import UsageError, WeightsError
+from mspd.errors import WeightsError
 from mspd.models.registry import build
 
 WEIGHTS = Path(__file__).parent / "weights"
+#: the names in a folder
+WEIGHT_FILE, CONFIG = "model.safetensors", "config.json"
 #: what a card must say, for a model to be built and used
 FIELDS = {"architecture": str, "arguments": dict, "classes": list, "sha256": str}
 
 
-def list_models() -> list[str]:
-    """Names of the shipped models."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.json"))
+def load_weights(path: Path) -> nn.Module:
+    """The network of a weight file that `save_model` wrote, or of a folder's `model.safetensors` by `save_folder`.
 
-
-def card_of(name: str | Path) -> dict[str, Any]:
-    """The card of a shipped model or of a weight file."""
-    return _read_card(_locate(name))
-
-
-def load_model(name: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """A shipped model by name, or one written by `save_model` by path: [0, 1] images to logits, eval mode, frozen.
-
-    The file's sha256 must be the card's. UsageError for an unknown name, WeightsError for a file that is not intact.
-    Nothing is downloaded, no code in a file is run.
+    The file's sha256 must be the card's; WeightsError for a file that is not intact. No code in a file is run.
     """
-    path = _locate(name)
-    card = _read_card(path)
+    card = read_card(path)
     data = _read(path)
     _refuse_foreign(path, data)
     digest = hashlib.sha256(data).hexdigest()
@@ -53,17 +43,51 @@ def load_model(name: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise WeightsError(f"{path}: not the weights that its card describes ({(missing + unexpected)[0]})")
-    return model.to(device).eval().requires_grad_(False)
+    return model
 
 
 def save_model(model: nn.Module, path: str | Path, card: dict[str, Any]) -> None:
     """Write the weights in half precision and the card with their sha256; both replace older files atomically."""
     path = Path(path)
+    data, card = _packed(model, card)
+    _replace(path, data)
+    _replace(path.with_suffix(".json"), _json(card))
+
+
+def save_folder(model: nn.Module, folder: str | Path, card: dict[str, Any]) -> None:
+    """The same weights and card as a folder in the format of the Hugging Face Hub, ready to be uploaded there (and read
+    back as `hf-hub:OWNER/NAME@REVISION`) or loaded from its path."""
+    folder = Path(folder)
+    data, card = _packed(model, card)
+    _replace(folder / WEIGHT_FILE, data)
+    _replace(folder / CONFIG, _json(card))
+    _replace(folder / "README.md", _readme(card).encode())
+
+
+def _packed(model: nn.Module, card: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     data = save_tensors(state)
-    card = {**card, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    _replace(path, data)
-    _replace(path.with_suffix(".json"), (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    return data, {**card, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def _json(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _readme(card: dict[str, Any]) -> str:
+    """The page that the hub shows: its header, how to load the model, and the card as a table."""
+    name = card.get("name", "model")
+    shown = {key: value for key, value in card.items() if not isinstance(value, dict | list)}
+    return "\n".join([
+        "---", "library_name: mspd", "pipeline_tag: image-classification", "tags: [mspd, robustness]", "---", "",
+        f"# {name}", "",
+        "An image classifier for [mspd]: images in [0, 1], normalised inside, to logits. Load it from this folder, or",
+        "from the hub by the commit of a revision:", "",
+        "```python", "import mspd", "", 'model = mspd.load_model("hf-hub:OWNER/NAME@REVISION")', "```", "",
+        "Whoever has a backbone can take the protection that it made back: keep the repository private.", "",
+        "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items()),
+        f"| classes | {', '.join(map(str, card.get('classes', [])))} |", "",
+    ])  # fmt: skip
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -85,39 +109,42 @@ def _read(path: Path) -> bytes:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); check its access rights") from error
 
 
-def _locate(name: str | Path) -> Path:
-    if str(name) in list_models():
-        return WEIGHTS / f"{name}.safetensors"
-    path = Path(name)
-    if path.suffix == ".safetensors" or path.exists():
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such weight file")
-        return path
-    raise UsageError(f"unknown model {str(name)!r}: a shipped one ({', '.join(list_models())}) or a .safetensors file")
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    card = path.with_suffix(".json")
+def read_card(path: Path) -> dict[str, Any]:
+    """The card of a weight file: the JSON file of its name, or `config.json` beside a `model.safetensors`."""
+    card = path.with_name(CONFIG) if path.name == WEIGHT_FILE else path.with_suffix(".json")
     try:
-        content = json.loads(card.read_text(encoding="utf-8"))
+        content = read_json(card)
     except FileNotFoundError as error:
         _refuse_foreign(path, _read(path))
         raise WeightsError(f"{path}: its card {card.name} is missing; keep both files together") from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WeightsError(f"{card}: not a model card ({reason}); get the model's files again") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{card}: not a model card; get the model's files again")
     for field, kind in FIELDS.items():
         if not isinstance(content.get(field), kind):
             raise WeightsError(f"{card}: {field!r} is missing or malformed; get the model's files again")
     return content
 
 
+def read_json(card: Path) -> dict[str, Any]:
+    """A card's content; WeightsError when it is none, FileNotFoundError when there is no such file."""
+    try:
+        content = json.loads(card.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{card}: not a model card ({reason}); get the model's files again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{card}: not a model card; get the model's files again")
+    return content
+
+
+def refuse_web_page(path: Path, head: bytes, way_out: str = "the download failed, fetch the file again") -> None:
+    """WeightsError if a file's first bytes are those of a web page."""
+    if head.lstrip()[:64].lower().startswith((b"<!doctype", b"<html", b"<head")):
+        raise WeightsError(f"{path}: this is a web page, not weights; {way_out}")
+
+
 def _refuse_foreign(path: Path, head: bytes) -> None:
     """Name the usual strangers: web pages saved in place of a file, and pickles."""
-    start = head.lstrip()[:64].lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head")):
-        raise WeightsError(f"{path}: this is a web page, not weights; the download failed, fetch the file again")
+    refuse_web_page(path, head)
     if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):  # safetensors: a length, then "{"
         raise WeightsError(f"{path}: a pickle can run code and is never loaded; convert it to safetensors")
