@@ -166,7 +166,7 @@ def smoothed_epoch(
     generators: Sequence[torch.Generator],
 ) -> Tensor:
     """`walk` from each image of `centre`, its n_samples offsets drawn from its own generator, its gradients computed in
-    pieces of a fixed shape. Without `noise` there is one copy, at the centre itself (rows 'N/A' of Tables XIII and XIV).
+    pieces of a fixed shape. Without `noise` there is one copy, the centre itself (rows 'N/A' of Tables XIII and XIV).
     """
     n = n_samples if noise else 1
     rows = compute_rows(n, centre.shape[2], centre.shape[3], centre.device)
@@ -209,17 +209,17 @@ def walk(
     average "points": the n starts take `steps` projected steps each, their end points are averaged (the published
     results). "gradients": one walk along the mean gradient of the copies (Eq. 5).
     """
-    copies = offsets.shape[:2]
-    offsets, n = offsets.flatten(0, 1), copies[1]
+    shape, n = offsets.shape, offsets.shape[1]
+    offsets = offsets.flatten(0, 1)
     if average == "points":
         centres = centre.repeat_interleave(n, 0)
         z = (centres + offsets).clamp(0, 1)
         for _ in range(steps):
             z = project(z + direction * step(gradients(z), step_size, norm), centres, eps, norm)
-        return z.unflatten(0, copies).mean(1)
+        return z.reshape(shape).mean(1)
     z = centre
     for _ in range(steps):
         around = (z.repeat_interleave(n, 0) + offsets).clamp(0, 1)
-        mean = gradients(around).unflatten(0, copies).mean(1)
+        mean = gradients(around).reshape(shape).mean(1)
         z = project(z + direction * step(mean, step_size, norm), centre, eps, norm)
     return z

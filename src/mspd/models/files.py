@@ -62,11 +62,12 @@ def save_model(model: nn.Module, path: str | Path, card: dict[str, Any]) -> None
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
     data = save_tensors(state)
     card = {**card, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    _replace(path, data)
-    _replace(path.with_suffix(".json"), (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, data)
+    write_atomically(path.with_suffix(".json"), (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write or replace the file, whole or not at all, its folder made where it is missing; WeightsError on failure."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
