@@ -10,7 +10,7 @@ ROOT = Path(mspd.__file__).parent
 ROOMS = (
     "errors", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
     "defenses", "attacks", "purifiers", "reversion", "adapters", "evaluation", "presets", "protector", "verify",
-    "provenance", "benchmark", "training", "batch", "pipelines", "web", "cli",
+    "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
 )  # fmt: skip
 
 

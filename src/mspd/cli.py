@@ -296,6 +296,29 @@ def train(
 
 
 @app.command()
+def export(
+    format: Annotated[str, typer.Argument(help="onnx.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for defense.onnx and defense.json.")],
+    preset: PresetOption = "photo",
+    backbone: Annotated[
+        str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
+    ] = None,
+) -> None:
+    """Write the whole defence as one ONNX file, checked against PyTorch. Whoever gets the file has the backbone."""
+    from mspd.export import export_onnx
+    from mspd.protector import Protector
+
+    if format != "onnx":
+        raise UsageError(f"unknown format {format!r}: the defence can be exported as onnx")
+    done = export_onnx(Protector(preset, backbone=backbone, device="cpu"), out)
+    console.print(
+        f"{done.model}: {done.bytes / 1e6:.1f} MB; of {done.pixels} pixels in {done.pictures} checked pictures "
+        f"{done.differing:.3%} have another 8-bit value than in PyTorch; "
+        f"{1000 * done.seconds:.0f} ms a picture, PyTorch {1000 * done.seconds_torch:.0f} ms"
+    )
+
+
+@app.command()
 def models() -> None:
     """List the shipped models, from their cards, and those that others published."""
     from mspd.models import PUBLISHED, card_of, list_models

@@ -134,15 +134,15 @@ class Protector:
     def probabilities(self, x: Tensor) -> Tensor:
         """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], at the classifier's size."""
         size = self.settings.size
-
-        def classify(piece: Tensor, _: Tensor) -> Tensor:
-            square = down(piece.expand(-1, 3, -1, -1), (size, size))
-            logits: Tensor = self.classifier(square)
-            return logits.softmax(1)
-
         with torch.no_grad(), eval_mode(self.classifier):
             rows = compute_rows(1, size, size, self.device)
-            return in_pieces(classify, x, torch.zeros(len(x), device=x.device), rows)
+            return in_pieces(lambda piece, _: self.classify(piece), x, torch.zeros(len(x), device=x.device), rows)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """`probabilities` in one piece: one call of the classifier as it stands."""
+        square = down(x.expand(-1, 3, -1, -1), (self.settings.size,) * 2)
+        logits: Tensor = self.classifier(square)
+        return logits.softmax(1)
 
     def labels(self, probabilities: Tensor) -> Tensor:
         """What the defence aims at: the best class (B,), or with soft labels the best k renormalised, (B, K)."""

@@ -139,11 +139,13 @@ def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
     return torch.cat(results)
 
 
-def input_gradient(model: nn.Module, z: Tensor, y: Tensor) -> Tensor:
-    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels."""
+def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True) -> Tensor:
+    """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels.
+    `check` looks at the logits' values, which a graph that is being traced does not have yet."""
     z = z.detach().requires_grad_(True)
     logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
-    check_logits(logits, y)
+    if check:
+        check_logits(logits, y)
     (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
     return gradient
 
@@ -163,11 +165,8 @@ def smoothed_epoch(
     noise: bool,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """The point that one smoothed epoch reaches from `centre`: direction -1 descends the loss, +1 ascends it.
-
-    average "points": n_samples noisy starts take `steps` projected steps each, their end points are averaged (the
-    published results). "gradients": one walk along the mean gradient of the noisy copies (Eq. 5). Without `noise`
-    there is one copy, at the centre itself (rows 'N/A' of Tables XIII and XIV).
+    """`walk` from each image of `centre`, its n_samples offsets drawn from its own generator, its gradients computed in
+    pieces of a fixed shape. Without `noise` there is one copy, the centre itself (rows 'N/A' of Tables XIII and XIV).
     """
     n = n_samples if noise else 1
     rows = compute_rows(n, centre.shape[2], centre.shape[3], centre.device)
@@ -176,27 +175,51 @@ def smoothed_epoch(
     for start in range(0, len(centre), group):
         piece = slice(start, start + group)
         c = centre[piece]
-        count, image = len(c), c.shape[1:]
         if noise:
-            offsets = random_offsets((n, *image), eps, norm, generators[piece]).to(c).flatten(0, 1)
+            offsets = random_offsets((n, *c.shape[1:]), eps, norm, generators[piece]).to(c)
         else:
-            offsets = torch.zeros_like(c)
+            offsets = torch.zeros_like(c)[:, None]
         labels = y[piece].repeat_interleave(n, 0)
 
         def gradients(z: Tensor, labels: Tensor = labels) -> Tensor:
             return in_pieces(lambda a, b: input_gradient(model, a, b), z, labels, rows)
 
-        if average == "points":
-            centres = c.repeat_interleave(n, 0)
-            z = (centres + offsets).clamp(0, 1)
-            for _ in range(steps):
-                z = project(z + direction * step(gradients(z), step_size, norm), centres, eps, norm)
-            reached[piece] = z.view(count, n, *image).mean(1)
-        else:
-            z = c
-            for _ in range(steps):
-                copies = (z.repeat_interleave(n, 0) + offsets).clamp(0, 1)
-                mean = gradients(copies).view(count, n, *image).mean(1)
-                z = project(z + direction * step(mean, step_size, norm), c, eps, norm)
-            reached[piece] = z
+        reached[piece] = walk(
+            gradients, c, offsets, direction=direction, eps=eps, norm=norm, steps=steps, step_size=step_size,
+            average=average,
+        )  # fmt: skip
     return reached
+
+
+def walk(
+    gradients: Callable[[Tensor], Tensor],
+    centre: Tensor,
+    offsets: Tensor,
+    *,
+    direction: int,
+    eps: float,
+    norm: str,
+    steps: int,
+    step_size: float,
+    average: str,
+) -> Tensor:
+    """The point that the noisy copies at centre + offsets reach: direction -1 descends the loss, +1 ascends it.
+
+    centre (B, C, H, W), offsets (B, n, C, H, W); gradients maps copies (B * n, C, H, W) to their losses' gradients.
+    average "points": the n starts take `steps` projected steps each, their end points are averaged (the published
+    results). "gradients": one walk along the mean gradient of the copies (Eq. 5).
+    """
+    shape, n = offsets.shape, offsets.shape[1]
+    offsets = offsets.flatten(0, 1)
+    if average == "points":
+        centres = centre.repeat_interleave(n, 0)
+        z = (centres + offsets).clamp(0, 1)
+        for _ in range(steps):
+            z = project(z + direction * step(gradients(z), step_size, norm), centres, eps, norm)
+        return z.reshape(shape).mean(1)
+    z = centre
+    for _ in range(steps):
+        around = (z.repeat_interleave(n, 0) + offsets).clamp(0, 1)
+        mean = gradients(around).reshape(shape).mean(1)
+        z = project(z + direction * step(mean, step_size, norm), centre, eps, norm)
+    return z

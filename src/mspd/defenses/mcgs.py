@@ -1,5 +1,7 @@
 """MCGS: minimal cascade gradient smoothing, one forward and one backward smoothed epoch (paper, Sec. III)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -52,13 +54,23 @@ def mcgs(
         raise UsageError(f"alpha is {alpha:g}: it must be positive")
     step_size = step_size or (eps if steps == 1 else eps / 4)
     generators = image_generators(x, generator)
-    x_def = x
+
+    def reach(centre: Tensor, direction: int) -> Tensor:
+        return smoothed_epoch(
+            model, centre, y, direction=direction, eps=eps, norm=norm, n_samples=n_samples, steps=steps,
+            step_size=step_size, average=average, noise=noise, generators=generators,
+        )  # fmt: skip
+
     with eval_mode(model):
-        for epoch in epochs:
-            direction = -1 if epoch == "F" else 1
-            reached = smoothed_epoch(
-                model, x_def, y, direction=direction, eps=eps, norm=norm, n_samples=n_samples, steps=steps,
-                step_size=step_size, average=average, noise=noise, generators=generators,
-            )  # fmt: skip
-            x_def = project(x_def - direction * alpha * (reached - x_def), x, eps, norm)
+        return cascade_epochs(reach, x, eps=eps, norm=norm, alpha=alpha, epochs=epochs)
+
+
+def cascade_epochs(
+    reach: Callable[[Tensor, int], Tensor], x: Tensor, *, eps: float, norm: str, alpha: float, epochs: str
+) -> Tensor:
+    """The outer steps of MCGS: reach(centre, direction) is the point that an epoch's noisy copies come to."""
+    x_def = x
+    for epoch in epochs:
+        direction = -1 if epoch == "F" else 1
+        x_def = project(x_def - direction * alpha * (reach(x_def, direction) - x_def), x, eps, norm)
     return x_def

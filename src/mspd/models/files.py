@@ -50,8 +50,8 @@ def save_model(model: nn.Module, path: str | Path, card: dict[str, Any]) -> None
     """Write the weights in half precision and the card with their sha256; both replace older files atomically."""
     path = Path(path)
     data, card = _packed(model, card)
-    _replace(path, data)
-    _replace(path.with_suffix(".json"), _json(card))
+    write_atomically(path, data)
+    write_atomically(path.with_suffix(".json"), _json(card))
 
 
 def save_folder(model: nn.Module, folder: str | Path, card: dict[str, Any]) -> None:
@@ -59,9 +59,9 @@ def save_folder(model: nn.Module, folder: str | Path, card: dict[str, Any]) -> N
     back as `hf-hub:OWNER/NAME@REVISION`) or loaded from its path."""
     folder = Path(folder)
     data, card = _packed(model, card)
-    _replace(folder / WEIGHT_FILE, data)
-    _replace(folder / CONFIG, _json(card))
-    _replace(folder / "README.md", _readme(card).encode())
+    write_atomically(folder / WEIGHT_FILE, data)
+    write_atomically(folder / CONFIG, _json(card))
+    write_atomically(folder / "README.md", _readme(card).encode())
 
 
 def _packed(model: nn.Module, card: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -90,7 +90,8 @@ def _readme(card: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write or replace the file, whole or not at all, its folder made where it is missing; WeightsError on failure."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

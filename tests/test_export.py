@@ -1,0 +1,101 @@
+"""The defence as an ONNX file: the same pictures as PyTorch, for every shape of picture; nothing written otherwise."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import mspd.cli as cli
+import mspd.export as export
+from mspd import MspdError, Protector, UsageError, images
+from mspd.ball import image_generators
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'mspd[onnx]'")
+
+
+@pytest.fixture(scope="module")
+def protector(tiny: str) -> Protector:
+    return Protector(tiny, n_samples=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(protector: Protector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny preset's defence, exported once."""
+    folder = tmp_path_factory.mktemp("export") / "new"
+    export.export_onnx(protector, folder)
+    return folder
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 17), (23, 16), (16, 48), (48, 16)])
+def test_same_as_pytorch(protector: Protector, folder: Path, shape: tuple[int, int]) -> None:
+    torch.manual_seed(sum(shape))
+    x = F.interpolate(torch.rand(1, 3, 5, 5), shape, mode="bilinear").mul(255).round() / 255
+    (drawn,) = image_generators(x, torch.Generator().manual_seed(7))
+    noise = torch.stack([torch.rand(2, 3, *shape, generator=drawn) for _ in range(2)])
+    session = onnxruntime.InferenceSession(folder / "defense.onnx", providers=["CPUExecutionProvider"])
+    feed = {"image": x.numpy(), "noise": noise.numpy(), "eps": np.array(8 / 255, np.float32)}
+    protected, probabilities = map(torch.from_numpy, session.run(None, feed))
+    expected = protector.probabilities(x)
+    assert torch.allclose(probabilities, expected, atol=1e-5)
+    ours = images.quantise(protector.defend(x, protector.labels(expected), 7), x, 8 / 255)
+    theirs = images.quantise(protected, x, 8 / 255)
+    assert ((ours != theirs).any(1).float().mean()) <= 0.002
+    assert (ours - x).abs().max() > 4 / 255  # not the picture itself
+
+
+def test_budget_is_an_input(folder: Path) -> None:
+    session = onnxruntime.InferenceSession(folder / "defense.onnx", providers=["CPUExecutionProvider"])
+    x, noise = np.full((1, 3, 16, 20), 0.5, np.float32), np.full((2, 2, 3, 16, 20), 0.75, np.float32)
+    for eps in (2 / 255, 16 / 255):
+        feed = {"image": x, "noise": noise, "eps": np.array(eps, np.float32)}
+        (protected,) = session.run(["protected"], feed)
+        assert np.abs(protected - x).max() == pytest.approx(eps, abs=1e-6)
+
+
+def test_description(protector: Protector, folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["defense.json", "defense.onnx"]
+    card = json.loads((folder / "defense.json").read_text(encoding="utf-8"))
+    assert card["sha256"] == hashlib.sha256((folder / "defense.onnx").read_bytes()).hexdigest()
+    assert (card["size"], card["n_samples"], card["eps"]) == (16, 2, 8 / 255)
+    assert card["classes"] == protector.classes
+    assert card["checked"]["differing"] <= 0.002
+
+
+def test_difference_is_an_error(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    data = (folder / "defense.onnx").read_bytes()
+    monkeypatch.setattr(export, "to_onnx", lambda protector: data)
+    monkeypatch.setattr(Protector, "defend", lambda self, x, y, seed: x)
+    with pytest.raises(MspdError, match=r"of the pixels, at most 0.2% may differ: nothing is written"):
+        export.export_onnx(protector, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(
+    folder: Path, tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mspd", "export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    data = (folder / "defense.onnx").read_bytes()  # of two noisy copies, where the preset has one
+    monkeypatch.setattr(export, "to_onnx", lambda protector: data)
+    code, _, err = call("tflite", "--preset", tiny, "-o", tmp_path / "out")
+    assert (code, err) == (2, "mspd: unknown format 'tflite': the defence can be exported as onnx\n")
+    code, _, err = call("onnx", "--preset", tiny, "-o", folder)
+    assert code == 2
+    assert "already exists" in err
+
+
+def test_missing_extra(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UsageError, match=r"pip install 'mspd\[onnx\]'"):
+        export.export_onnx(protector, tmp_path)
