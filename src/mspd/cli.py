@@ -219,6 +219,32 @@ def benchmark(
 
 
 @app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A table or figure of the paper; 'mspd reproduce list' shows them.")],
+    tier: Annotated[str, typer.Option(help="smoke (seconds), embedded (shipped models) or paper.")] = "embedded",
+    data: Annotated[Path | None, typer.Option(help="Folder with test pictures, as for 'mspd train'.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for results; shared by all tables.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a table or figure of the paper, beside the paper's own numbers. Resumes after a kill."""
+    from mspd.benchmark.papers.mspd import ITEMS, title_of
+    from mspd.benchmark.papers.mspd import reproduce as run
+
+    if name == "list":
+        for item in ITEMS:
+            console.print(f"{item:8s} {title_of(item)}")
+        return
+    if data is None or out is None:
+        raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+        warnings.simplefilter("always", UserWarning)
+        page = run(name, data, out, tier=tier, device=device)
+    console.print(page.read_text(encoding="utf-8"))
+    console.print(f"written: {page}")
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; 'mspd train list' shows them.")],
     data: Annotated[Path | None, typer.Option(help="Folder with train and test pictures.")] = None,
