@@ -1,6 +1,7 @@
 """Fig. 8: what is left of the defence after somebody tries to take it back."""
 
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 from mspd.benchmark.papers.mspd.plots import pictures
@@ -68,7 +69,7 @@ def report(found: Found, tier: Tier) -> Report:
     ranked = ("white", "no reversion", "gray", "black", "JPEG", "DiffPure")
     orderings: list[Ordering] = [
         numbers_above(f"SSIM: {a} above {b}", mean(fields[a], "ssim"), mean(fields[b], "ssim"), ".4f")
-        for a, b in zip(ranked, ranked[1:], strict=False)
+        for a, b in pairwise(ranked)
     ]
     orderings += [
         above("robust: gray at least white", fields["gray"], fields["white"], by=-1e-6),

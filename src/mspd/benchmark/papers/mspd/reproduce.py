@@ -90,8 +90,8 @@ def _setting(name: str, study: Study) -> str:
         f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
         f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
-        f"steps, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the paper's number "
-        f"(on its models). In square brackets behind a difference its paired 95 % interval, in points. Made by "
+        f"steps, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the paper's "
+        f"number (on its models). In square brackets behind a difference its paired 95 % interval, in points. Made by "
         f"`mspd reproduce {name} --tier {tier.name} --data DIR -o DIR`."
     )
 
@@ -103,12 +103,17 @@ def _date(study: Study) -> str:
     return datetime.fromtimestamp(newest, UTC).date().isoformat()
 
 
+def _plain(numbers: dict[Any, Any]) -> dict[str, Any]:
+    """The paper's numbers with names for keys."""
+    return {key if isinstance(key, str) else ", ".join(key): value for key, value in numbers.items()}
+
+
 def _result(name: str, item: ModuleType, study: Study, report: Report) -> dict[str, Any]:
     found: Found = study.found
     return {
         "item": name, "title": item.TITLE, "command": f"mspd reproduce {name} --tier {study.tier.name}",
         "settings": study.settings(), "versions": versions(), "date": _date(study), "seed": 0,
-        "paper": item.PAPER,
+        "paper": _plain(item.PAPER),
         "cells": [{"labels": labels, **vars(cell), **each.json()} for (labels, cell), each in found.cells.items()],
         "extras": found.extras,
         "orderings": [vars(ordering) for ordering in report.orderings],

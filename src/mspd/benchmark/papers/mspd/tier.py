@@ -90,7 +90,6 @@ def baselines(tier: Tier) -> dict[str, Function]:
 
 def attacks(tier: Tier, *names: str) -> dict[str, Function]:
     """The attacks called so, with the settings of the tier."""
-    own = partial(load_model, tier.surrogate)
     standard: dict[str, Any] = {"steps": tier.aa_steps, "n_queries": tier.aa_queries}
     made: dict[str, Callable[[], Function]] = {
         "PGD": lambda: partial(pgd, steps=tier.pgd_steps),
@@ -102,12 +101,31 @@ def attacks(tier: Tier, *names: str) -> dict[str, Function]:
         "AutoAttack rand": lambda: partial(autoattack, version="rand", steps=tier.aa_steps),
         "RayS": lambda: partial(rays, n_queries=tier.queries),
         "Square": lambda: partial(square, n_queries=tier.queries),
-        "MCG": lambda: partial(mcg, n_queries=tier.queries, surrogate=own()),
-        "DeCoWA": lambda: partial(decowa, surrogate=own()),
+        "MCG": lambda: partial(_mcg, n_queries=tier.queries, surrogate=tier.surrogate),
+        "DeCoWA": lambda: partial(_decowa, surrogate=tier.surrogate),
         "BPDA+EOT": lambda: partial(bpda_eot, **tier.bpda),
         "BPDA+EOT on DiffPure": lambda: partial(bpda_eot, **tier.bpda, purifier=purifier(tier)),
     }
     return {name: made[name]() for name in names}
+
+
+def _mcg(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
+    n_queries: int, surrogate: str, queries: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """MCG with a surrogate by name."""
+    own = load_model(surrogate, x.device)
+    return mcg(
+        model, x, y, eps=eps, norm=norm, generator=generator, n_queries=n_queries, surrogate=own, queries=queries
+    )
+
+
+def _decowa(
+    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
+    surrogate: str,
+) -> Tensor:  # fmt: skip
+    """DeCoWA with a surrogate by name."""
+    return decowa(model, x, y, eps=eps, norm=norm, generator=generator, surrogate=load_model(surrogate, x.device))
 
 
 def purifier(tier: Tier) -> Function:
@@ -169,7 +187,7 @@ TIERS = {
             backbones={"PreActResNet-18": "wrn16-2-cifar10"}, nonrobust={"ResNet-56 (nonrobust)": "rn20-cifar10"},
             gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=8, n_strong=8, samples=2,
             epochs=3, inner=2, pgd_steps=2, aa_steps=2, aa_queries=20, queries=20,
-            bpda={"steps": 2, "samples": 2, "checks": 2}, strides=2, curve=(1, 2, 3),
+            bpda={"steps": 2, "samples": 2, "checks": 2}, strides=2, curve=(1, 2, 4),
         ),
         Tier(
             name="embedded", preset=PRESETS["cifar10"], target="rn18-cifar10", second="wrn16-2-cifar10",
