@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import mspd.benchmark.papers.mspd.tier as tiers
 import mspd.cli as cli
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import ITEMS, TIERS, reproduce, study, title_of
+from mspd.benchmark.papers.mspd import tier as tiers
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, markdown, numbers_above, within
 from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found
 from mspd.errors import UsageError

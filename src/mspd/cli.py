@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+userstudy = typer.Typer(help="The paper's user study: make the questionnaire, score the answers.")
+app.add_typer(userstudy, name="userstudy")
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -242,6 +244,32 @@ def reproduce(
         page = run(name, data, out, tier=tier, device=device)
     console.print(page.read_text(encoding="utf-8"))
     console.print(f"written: {page}")
+
+
+@userstudy.command("make")
+def userstudy_make(
+    data: Annotated[Path, typer.Option(help="Folder with test pictures, as for 'mspd train'.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for study.html and key.json.")],
+    preset: PresetOption = "cifar10",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write the questionnaire and its answer key, and print what SSIM and LPIPS say."""
+    from mspd.benchmark.userstudy import make
+
+    console.print(make(data, out, preset=preset, seed=seed, device=device))
+    console.print(f"written: {out / 'study.html'} for the participants; keep {out / 'key.json'} to yourself")
+
+
+@userstudy.command("score")
+def userstudy_score(
+    files: Annotated[list[Path], typer.Argument(help="The participants' answers-*.json.")],
+    key: Annotated[Path, typer.Option(help="The study's key.json.")],
+) -> None:
+    """Print the table from the filled files."""
+    from mspd.benchmark.userstudy import score
+
+    console.print(score(key, files))
 
 
 @app.command()

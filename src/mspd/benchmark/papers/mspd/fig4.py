@@ -3,16 +3,14 @@
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mspd.benchmark.papers.mspd.plots import curves
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, numbers_above, percent
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses
 from mspd.benchmark.papers.mspd.tier import Function, Tier, attacks
 from mspd.defenses import mcgs
 from mspd.models import load_model
-from mspd.objectives import cross_entropy
 
 TITLE = "Fig. 4: convergence of forward, backward and cascade learning, alpha 0.1, PGD"
 ATTACK = "PGD"
@@ -47,38 +45,35 @@ def extras(study: Study) -> None:
     run = runs(study.tier)[0]
     x, _ = study.originals(run.n)
     y = study.protector.labels(study.protector.probabilities(x))
-    losses = study.found.extras.setdefault("backbone loss", {})
+    ends = study.found.extras.setdefault("backbone loss", {})
     for name in run.defenses:
         shown = study.defended(run, name)
         if shown is not None:
-            losses[name] = study.remember("loss", partial(loss, study.tier.preset.backbone, shown, y))
+            ends[name] = study.remember("loss", partial(loss, study.tier.preset.backbone, shown, y))
 
 
 def loss(backbone: str, x: Tensor, y: Tensor) -> float:
     """Mean cross-entropy of the backbone."""
-    model = load_model(backbone, x.device)
-    with torch.no_grad():
-        pieces = [cross_entropy(model(a), b) for a, b in zip(x.split(50), y.split(50), strict=True)]
-    return round(float(torch.cat(pieces).mean()), 6)
+    return round(float(losses(load_model(backbone, x.device), x, y).mean()), 6)
 
 
 def report(found: Found, tier: Tier) -> Report:
-    losses, plans = found.extras.get("backbone loss", {}), strategies(tier)
+    known, plans = found.extras.get("backbone loss", {}), strategies(tier)
     rows = []
     for plan, epochs in plans.items():
         for k in tier.curve:
             name = name_of(epochs[:k])
-            shown = f"{losses[name]:.4f}" if name in losses else "-"
+            shown = f"{known[name]:.4f}" if name in known else "-"
             field = found.get(tier.target, ATTACK, name)
             rows.append([plan, str(k), shown, percent(field, "clean", None), percent(field, "robust", None)])
     forward, backward, *mixed = plans
-    ends = {plan: losses.get(name_of(epochs)) for plan, epochs in plans.items()}
+    ends = {plan: known.get(name_of(epochs)) for plan, epochs in plans.items()}
     last = {plan: found.get(tier.target, ATTACK, name_of(epochs)) for plan, epochs in plans.items()}
     orderings: list[Ordering] = [
         *(numbers_above(f"{forward} ends with a lower backbone loss than {plan}", ends[plan], ends[forward], ".4f")
           for plan in (backward, *mixed)),
         *(numbers_above(f"backward is slower: its loss after {k} epochs is above forward's",
-                        losses.get(name_of("B" * k)), losses.get(name_of("F" * k)), ".4f") for k in tier.curve),
+                        known.get(name_of("B" * k)), known.get(name_of("F" * k)), ".4f") for k in tier.curve),
         *(above(f"target: {plan} above {forward}", last[plan], last[forward]) for plan in (backward, *mixed)),
     ]  # fmt: skip
     remarks = ["Each epoch is one plain gradient step (no smoothing, Eq. 1 and 2); labels of the classifier."]
@@ -86,11 +81,11 @@ def report(found: Found, tier: Tier) -> Report:
 
 
 def plot(study: Study, out: Path) -> None:
-    tier, losses = study.tier, study.found.extras["backbone loss"]
+    tier, known = study.tier, study.found.extras["backbone loss"]
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {"backbone loss": {}, f"robust, {tier.target} (%)": {}}
     for plan, epochs in strategies(tier).items():
         names = {k: name_of(epochs[:k]) for k in tier.curve}
-        panels["backbone loss"][plan] = [(k, losses[name]) for k, name in names.items()]
+        panels["backbone loss"][plan] = [(k, known[name]) for k, name in names.items()]
         panels[f"robust, {tier.target} (%)"][plan] = [
             (k, 100 * float(field.robust.double().mean()))
             for k, name in names.items()

@@ -43,9 +43,10 @@ def report(found: Found, tier: Tier) -> Report:
     for count in (0, 1):
         values = [value for pair, value in cosines.items() if kind(pair) == count]
         means.append(sum(values) / len(values) if values else None)
+    robust, mixed = means
     orderings: list[Ordering] = [
-        numbers_above("mean cosine of two robust backbones above that of a robust and a nonrobust one", *means),
-        numbers_above("cosine of a robust and a nonrobust backbone below 0.2", 0.2, means[1]),
+        numbers_above("mean cosine of two robust backbones above that of a robust and a nonrobust one", robust, mixed),
+        numbers_above("cosine of a robust and a nonrobust backbone below 0.2", 0.2, mixed),
     ]
     return Report(["backbones", "kind", "cosine of perturbations"], rows, orderings)
 

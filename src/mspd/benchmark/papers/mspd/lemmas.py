@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mspd.benchmark.papers.mspd.report import Report, number, numbers_above
-from mspd.benchmark.papers.mspd.study import Found, Run, Study, unavailable
+from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.table11 import ranks
 from mspd.benchmark.papers.mspd.tier import Function, Tier, ours
 from mspd.defenses import mcgs
 from mspd.metrics import gradient_similarity
 from mspd.models import load_model
-from mspd.objectives import cross_entropy
 from mspd.smoothing import in_pieces, input_gradient, prepare
 
 TITLE = "Lemmas 1 to 4, numerically"
@@ -65,7 +64,7 @@ def alignment_and_effect(
     for name in targets:
         model = load_model(name, x.device)
         alike = gradient_similarity(source, model, x, y)
-        effect = _losses(model, x, y) - _losses(model, x_def, y)
+        effect = losses(model, x, y) - losses(model, x_def, y)
         known = ~alike.isnan()
         pairs = list(zip(alike[known].tolist(), effect[known].tolist(), strict=True))
         found[name] = {
@@ -79,7 +78,7 @@ def losses_of_epochs(epoch: Function, backbone: str, x: Tensor, aims: Tensor, ep
     model = load_model(backbone, x.device)
     moved = {letter: _defend(partial(epoch, epochs=letter), model, x, aims, eps) for letter in "FB"}
     found = {"original": x, "forward": moved["F"], "backward": moved["B"]}
-    return {name: float(_losses(model, z, aims).mean()) for name, z in found.items()}
+    return {name: float(losses(model, z, aims).mean()) for name, z in found.items()}
 
 
 def shared_energy(
@@ -121,11 +120,6 @@ def residuals(
 
 def _defend(defense: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     return defense(prepare(model), x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
-
-
-def _losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad():
-        return in_pieces(lambda a, b: cross_entropy(model(a), b), x, y, 32)
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ from mspd.errors import MspdError
 from mspd.guard import seeded
 from mspd.metrics import wilson
 from mspd.models import card_of, list_models, load_model
+from mspd.objectives import cross_entropy
 from mspd.protector import Protector
-from mspd.smoothing import input_gradient, prepare
+from mspd.smoothing import in_pieces, input_gradient, prepare
 
 BEHIND = " behind DiffPure"
 
@@ -204,7 +205,7 @@ class Study:
 
     def remember(self, name: str, function: "partial[Any]") -> Any:
         """What the function returns, JSON, from the folder's extras.json if it was called alike before."""
-        identity = f"{function_identity(function)}, {model_identity(self.tier.preset.backbone)}"
+        identity = f"{function_identity(function)}, {_checksums([*function.args, *function.keywords.values()])}"
         key = f"{name} {hashlib.sha256(identity.encode()).hexdigest()[:12]}"
         path = self.out / "extras.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -248,6 +249,21 @@ def unavailable(model: str) -> str | None:
         shipped = ":" not in model and "/" not in model and model not in list_models()
         return f"{model} is not shipped yet" if shipped else str(error)
     return None
+
+
+def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each picture, (B,)."""
+    with torch.no_grad():
+        return in_pieces(lambda piece, labels: cross_entropy(model(piece), labels), x, y, 32)
+
+
+def _checksums(value: Any) -> list[str]:
+    """Of all models that are named somewhere in a function's arguments."""
+    if isinstance(value, Mapping):
+        return _checksums(list(value.values()))
+    if isinstance(value, list):
+        return [checksum for each in value for checksum in _checksums(each)]
+    return [model_identity(value)] if isinstance(value, str) and unavailable(value) is None else []
 
 
 #: pictures on which a defence's cost is measured

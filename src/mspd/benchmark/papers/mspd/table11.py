@@ -16,11 +16,10 @@ from mspd.benchmark.papers.mspd.report import (
     numbers_above,
     percent,
 )  # fmt: skip
-from mspd.benchmark.papers.mspd.study import Found, Run, Study, unavailable
+from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.metrics import gradient_similarity, loss_split
 from mspd.models import load_model
-from mspd.objectives import cross_entropy
 
 TITLE = "Table XI: backbone and target, gradient alignment, PGD"
 ATTACK = "PGD"
@@ -51,34 +50,32 @@ def extras(study: Study) -> None:
     study.costs(run.defenses, run.backbones)
     x, y = study.originals(tier.n)
     similarity = study.found.extras.setdefault("similarity", {})
-    losses = study.found.extras.setdefault("losses", {})
+    split_losses = study.found.extras.setdefault("losses", {})
     for name in ("none", *run.backbones):
         field = study.found.get(tier.second, ATTACK, "none" if name == "none" else OURS, backbone=name)
         shown = x if name == "none" else study.defended(run, OURS, backbone=name)
         if field is None or shown is None:
             continue
-        losses[name] = study.remember("losses", partial(split, tier.second, shown, y, field.robust))
+        split_losses[name] = study.remember("losses", partial(split, tier.second, shown, y, field.robust))
         if name != "none" and unavailable(name) is None:
             similarity[name] = study.remember("similarity", partial(alignment, name, tier.second, x, y))
 
 
 def alignment(backbone: str, target: str, x: Tensor, y: Tensor) -> float:
     """Mean cosine of the two models' gradients at the originals, true labels."""
-    models = (load_model(name, x.device) for name in (backbone, target))
-    return round(float(gradient_similarity(*models, x, y).nanmean()), 4)
+    similarity = gradient_similarity(load_model(backbone, x.device), load_model(target, x.device), x, y)
+    return round(float(similarity.nanmean()), 4)
 
 
 def split(target: str, x: Tensor, y: Tensor, robust: Tensor) -> list[float]:
     """The target's loss before the attack: over all images, those that survive it, those that fall."""
-    model = load_model(target, x.device)
-    with torch.no_grad():
-        pieces = [cross_entropy(model(a), b) for a, b in zip(x.split(50), y.split(50), strict=True)]
-    return [round(value, 4) for value in loss_split(torch.cat(pieces).cpu(), robust)]
+    each = losses(load_model(target, x.device), x, y).cpu()
+    return [round(value, 4) for value in loss_split(each, robust)]
 
 
 def report(found: Found, tier: Tier) -> Report:
     models = {"No Pre.": "none", **backbones(tier)}
-    similarity, losses = found.extras.get("similarity", {}), found.extras.get("losses", {})
+    similarity, split_losses = found.extras.get("similarity", {}), found.extras.get("losses", {})
     costs, rows = found.extras.get("cost", {}), []
     fields = {
         row: found.get(tier.second, ATTACK, "none" if name == "none" else OURS, backbone=name)
@@ -88,7 +85,7 @@ def report(found: Found, tier: Tier) -> Report:
         if row not in models:
             continue
         name, each = models[row], fields[row]
-        own = "/".join(f"{value:.2f}" for value in losses.get(name, ())) or NOTHING
+        own = "/".join(f"{value:.2f}" for value in split_losses.get(name, ())) or NOTHING
         rows.append([
             row, name, number(similarity.get(name), alike, ".4f"), cost_cell(costs, f"{OURS} on {name}", seconds),
             percent(each, "clean", clean), percent(each, "robust", robust),
@@ -103,10 +100,11 @@ def report(found: Found, tier: Tier) -> Report:
             orderings.append(gain)
         elif row in tier.backbones:
             orderings.append(numbers_above(f"{row}: gradient similarity above 0.05", alike, 0.05, ".4f"))
-            loss, before = losses.get(name, [None])[0], losses.get("none", [None])[0]
+            loss, before = split_losses.get(name, [None])[0], split_losses.get("none", [None])[0]
             orderings.append(numbers_above(f"{row}: loss below that of no defence", before, loss))
-        if name in losses:
-            orderings.append(numbers_above(f"{row}: loss of fallen above surviving", losses[name][2], losses[name][1]))
+        if name in split_losses:
+            _, survive, fall = split_losses[name]
+            orderings.append(numbers_above(f"{row}: loss of fallen above surviving", fall, survive))
     pairs = [(similarity[name], float(field.robust.double().mean())) for row, name in models.items()
              if (field := fields[row]) is not None and name in similarity]  # fmt: skip
     orderings.append(
