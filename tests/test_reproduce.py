@@ -143,7 +143,9 @@ def made(clean: float, robust: float, n: int = 1000) -> Field:
     """A cell of given accuracies in percent."""
     order = torch.arange(n)
     blank = torch.full((n,), 0.5)
-    return Field(order < 10 * clean, order < 10 * robust, blank, blank * torch.nan, blank, blank, blank, blank)
+    return Field(
+        order < clean * n / 100, order < robust * n / 100, blank, blank * torch.nan, blank, blank, blank, blank
+    )
 
 
 def as_published(robust_of_ours: float = 86.3) -> tuple[Found, Any]:

@@ -49,6 +49,8 @@ class Tier:
     queries: int = 10_000
     eps_l2: float = 0.5
     bpda: Mapping[str, Any] = field(default_factory=lambda: {"steps": 50, "samples": 20, "checks": 150})
+    cw: Mapping[str, Any] = field(default_factory=dict)
+    decowa: Mapping[str, Any] = field(default_factory=dict)
     strides: int | None = None
     curve: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
 
@@ -95,14 +97,14 @@ def attacks(tier: Tier, *names: str) -> dict[str, Function]:
         "PGD": lambda: partial(pgd, steps=tier.pgd_steps),
         "PGD 16/255": lambda: partial(pgd, steps=tier.pgd_steps, eps=16 / 255),
         "PGD 4/255": lambda: partial(pgd, steps=tier.pgd_steps, eps=4 / 255),
-        "CW": lambda: cw,
+        "CW": lambda: partial(cw, **tier.cw),
         "AutoAttack": lambda: partial(autoattack, **standard),
         "AutoAttack L2": lambda: partial(autoattack, **standard, eps=tier.eps_l2, norm="L2"),
         "AutoAttack rand": lambda: partial(autoattack, version="rand", steps=tier.aa_steps),
         "RayS": lambda: partial(rays, n_queries=tier.queries),
         "Square": lambda: partial(square, n_queries=tier.queries),
         "MCG": lambda: partial(_mcg, n_queries=tier.queries, surrogate=tier.surrogate),
-        "DeCoWA": lambda: partial(_decowa, surrogate=tier.surrogate),
+        "DeCoWA": lambda: partial(_decowa, surrogate=tier.surrogate, **tier.decowa),
         "BPDA+EOT": lambda: partial(bpda_eot, **tier.bpda),
         "BPDA+EOT on DiffPure": lambda: partial(bpda_eot, **tier.bpda, purifier=purifier(tier)),
     }
@@ -122,10 +124,11 @@ def _mcg(
 
 def _decowa(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
-    surrogate: str,
+    surrogate: str, **settings: Any,
 ) -> Tensor:  # fmt: skip
     """DeCoWA with a surrogate by name."""
-    return decowa(model, x, y, eps=eps, norm=norm, generator=generator, surrogate=load_model(surrogate, x.device))
+    own = load_model(surrogate, x.device)
+    return decowa(model, x, y, eps=eps, norm=norm, generator=generator, surrogate=own, **settings)
 
 
 def purifier(tier: Tier) -> Function:
@@ -187,7 +190,8 @@ TIERS = {
             backbones={"PreActResNet-18": "wrn16-2-cifar10"}, nonrobust={"ResNet-56 (nonrobust)": "rn20-cifar10"},
             gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=8, n_strong=8, samples=2,
             epochs=3, inner=2, pgd_steps=2, aa_steps=2, aa_queries=20, queries=20,
-            bpda={"steps": 2, "samples": 2, "checks": 2}, strides=2, curve=(1, 2, 4),
+            bpda={"steps": 2, "samples": 2, "checks": 2}, cw={"steps": 2}, decowa={"steps": 1, "warps": 2},
+            strides=2, curve=(1, 2, 4),
         ),
         Tier(
             name="embedded", preset=PRESETS["cifar10"], target="rn18-cifar10", second="wrn16-2-cifar10",
