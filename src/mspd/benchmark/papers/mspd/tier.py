@@ -1,7 +1,7 @@
 """On which models, pictures and settings a table is measured: three tiers, and the defences and attacks of each."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -194,7 +194,8 @@ TIERS = {
             strides=2, curve=(1, 2, 4),
         ),
         Tier(
-            name="embedded", preset=PRESETS["cifar10"], target="rn18-cifar10", second="wrn16-2-cifar10",
+            name="embedded", preset=replace(PRESETS["cifar10"], targets=()), target="rn18-cifar10",
+            second="wrn16-2-cifar10",
             targets={"WideResNet-28-10": "wrn16-2-cifar10", "PreActResNet-18": "prn18-gray-cifar10",
                      "ResNet-18": "rn18-cifar10"},
             backbones={"WideResNet-28-10": "rn18-cifar10", "PreActResNet-18": "prn18-cifar10"},
