@@ -26,7 +26,7 @@ import mspd.cli as cli
 from mspd import images
 from mspd.adapters import find, from_art, from_foolbox, from_torchattacks
 from mspd.attacks import pgd
-from mspd.benchmark import Cell, Summary, markdown
+from mspd.benchmark import Cell, Purified, Summary, markdown
 from mspd.benchmark.grid import function_identity, named
 from mspd.benchmark.summary import summarise
 from mspd.defenses import mcgs
@@ -136,7 +136,8 @@ def test_rows_and_files(measure: Callable[..., Summary], pictures: tuple[Tensor,
     ]
     assert list(found[0]) == [
         "id", "label", "defense", "backbone", "treatment", "target", "attack", "before", "after", "after_8bit",
-        "defense_linf", "defense_l2", "ssim", "attack_linf", "attack_l2", "queries", "seed", "versions",
+        "defense_linf", "defense_l2", "ssim", "lpips", "attack_linf", "attack_l2", "attack_ssim", "attack_lpips",
+        "queries", "seed", "versions",
     ]  # fmt: skip
     for row in found:
         i, none = row["id"], row["defense"] == "none"
@@ -184,6 +185,12 @@ def test_pairs_and_budgets(measure: Callable[..., Summary]) -> None:
     assert max(row["attack_linf"] for row in rows(long)) > EPS
     with pytest.raises(UsageError, match="say how long an L2 attack may be"):
         measure(norm="L2")
+    own = measure(attacks={"pgd": quick, "own": partial(pgd, steps=1, eps=0.5, norm="L2")})
+    both = {row["attack"]: row for row in rows(own)}
+    assert both["pgd"]["attack_linf"] <= EPS + 1e-6 < both["own"]["attack_linf"]
+    assert both["own"]["attack_l2"] <= 0.5 + 1e-5
+    with pytest.raises(UsageError, match=r"eps is 16, but images are in"):
+        measure(attacks={"own": partial(pgd, eps=16)})
 
 
 def test_summary_of_known_rows() -> None:
@@ -396,6 +403,62 @@ def test_other_settings_in_the_same_folder(measure: Callable[..., Summary], tmp_
         with pytest.raises(UsageError, match=rf"belongs to a run with other settings \({named_so}\); choose another"):
             measure(out=out, **change)
     assert (out / "rows.jsonl").read_bytes() == before
+
+
+def test_axes_grow_in_the_same_folder(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def other(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        calls.append(len(x))
+        return x
+
+    out = tmp_path / "out"
+    before = rows(measure(out=out))
+    grown = measure(out=out, attacks={"other": other}, treatments={"white": "revert:white"})
+    assert rows(grown)[: len(before)] == before
+    assert len(calls) == 3  # none, mcgs, mcgs reverted
+    assert list(grown.settings["attacks"]) == ["pgd", "other"]
+    assert {score.cell.attack for score in grown.scores} == {"pgd", "other"}
+    measure(out=out, attacks={"pgd": quick, "other": other}, treatments={"white": "revert:white"})
+    assert len(calls) == 3
+    assert len(list((out / "treated").rglob("*.png"))) == 8
+    with pytest.raises(UsageError, match=r"other settings \(attacks\)"):
+        measure(out=out, attacks={"pgd": partial(pgd, steps=2)})
+
+
+def test_true_labels(measure: Callable[..., Summary], pictures: tuple[Tensor, Tensor]) -> None:
+    aims = []
+
+    def watched(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        aims.append(y)
+        return x
+
+    for labels in ("truth", "classifier"):
+        measure(defenses=watched, labels=labels)
+    assert torch.equal(aims[0][:8], pictures[1][:8])
+    assert not torch.equal(aims[0], aims[1])
+    with pytest.raises(UsageError, match="labels is 'mine': use classifier or truth"):
+        measure(labels="mine")
+
+
+def test_purified_target_is_attacked_without_its_purifier(measure: Callable[..., Summary]) -> None:
+    linear = Broken("").eval()
+    seen = []
+
+    def grey(x: Tensor, *, generator: torch.Generator) -> Tensor:
+        return x.mean((1, 2, 3), keepdim=True).expand_as(x)
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        seen.append(torch.allclose(model(x), linear(x), atol=1e-4))
+        return x
+
+    summary = measure(targets={"bare": linear, "behind": Purified(linear, grey)}, attacks=attack)
+    assert seen == [True] * 4
+    found = rows(summary)
+    bare, behind = ([r["before"] for r in found if r["target"] == t] for t in ("bare", "behind"))
+    assert bare != behind
+    assert summary.settings["targets"]["behind"].startswith(summary.settings["targets"]["bare"] + " behind ")
+    assert "grey" in summary.settings["targets"]["behind"]
 
 
 def test_folder_of_somebody_else(measure: Callable[..., Summary], tmp_path: Path) -> None:

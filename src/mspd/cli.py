@@ -28,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+userstudy = typer.Typer(help="The paper's user study: make the questionnaire, score the answers.")
+app.add_typer(userstudy, name="userstudy")
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -261,6 +263,58 @@ def frames(
     ):
         count = protect_frames(protector, source, sink, (int(match[1]), int(match[2])), seed=seed)
     errors.print(f"{count} frames protected")
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A table or figure of the paper; 'mspd reproduce list' shows them.")],
+    tier: Annotated[str, typer.Option(help="smoke (seconds), embedded (shipped models) or paper.")] = "embedded",
+    data: Annotated[Path | None, typer.Option(help="Folder with test pictures, as for 'mspd train'.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for results; shared by all tables.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a table or figure of the paper, beside the paper's own numbers. Resumes after a kill."""
+    from mspd.benchmark.papers.mspd import ITEMS, title_of
+    from mspd.benchmark.papers.mspd import reproduce as run
+
+    if name == "list":
+        for item in ITEMS:
+            console.print(f"{item:8s} {title_of(item)}")
+        return
+    if data is None or out is None:
+        raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+        warnings.simplefilter("always", UserWarning)
+        page = run(name, data, out, tier=tier, device=device)
+    console.print(page.read_text(encoding="utf-8"))
+    console.print(f"written: {page}")
+
+
+@userstudy.command("make")
+def userstudy_make(
+    data: Annotated[Path, typer.Option(help="Folder with test pictures, as for 'mspd train'.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for study.html and key.json.")],
+    preset: PresetOption = "cifar10",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write the questionnaire and its answer key, and print what SSIM and LPIPS say."""
+    from mspd.benchmark.userstudy import make
+
+    console.print(make(data, out, preset=preset, seed=seed, device=device))
+    console.print(f"written: {out / 'study.html'} for the participants; keep {out / 'key.json'} to yourself")
+
+
+@userstudy.command("score")
+def userstudy_score(
+    files: Annotated[list[Path], typer.Argument(help="The participants' answers-*.json.")],
+    key: Annotated[Path, typer.Option(help="The study's key.json.")],
+) -> None:
+    """Print the table from the filled files."""
+    from mspd.benchmark.userstudy import score
+
+    console.print(score(key, files))
 
 
 @app.command()

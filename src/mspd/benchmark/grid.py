@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from mspd.adapters import check_signature, find
 from mspd.attacks import ATTACKS
+from mspd.benchmark.purified import Purified
 from mspd.data import ImageSet, load
 from mspd.defenses import DEFENSES
-from mspd.errors import UsageError
+from mspd.errors import MspdError, UsageError
 from mspd.guard import check_eps, check_images, check_labels, check_placement
+from mspd.metrics import lpips
 from mspd.models import card_of, load_model
 from mspd.presets import Preset, get_preset
 from mspd.protector import Protector, pick_device
@@ -31,6 +33,8 @@ Function = Callable[..., Tensor]
 Axis = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 
 NONE, REVERT, WHITE = "none", "revert:", "revert:white"
+#: whose labels the defences aim at
+LABELS = ("classifier", "truth")
 
 
 @dataclass(frozen=True, order=True)
@@ -47,7 +51,8 @@ class Cell:
 @dataclass(frozen=True)
 class Grid:
     """Everything loaded. `images` (n, 3, H, W) uint8 and `labels` (n,) on the CPU; `surrogates` are the backbones of
-    the reversions that do not use the defence's own, `stated` the accuracies of the targets' cards."""
+    the reversions that do not use the defence's own, `stated` the accuracies of the targets' cards, `budgets` (eps,
+    norm) of each attack. `lpips` is false where its package or weights are missing."""
 
     images: Tensor
     labels: Tensor
@@ -59,9 +64,10 @@ class Grid:
     targets: dict[str, nn.Module]
     stated: dict[str, float | None]
     attacks: dict[str, Function]
+    budgets: dict[str, tuple[float, str]]
     eps_def: float
-    eps_adv: float
-    norm: str
+    truth: bool
+    lpips: bool
     seed: int
     settings: dict[str, Any]
 
@@ -92,11 +98,13 @@ class Grid:
 def make_grid(
     data: str | Path | ImageSet | tuple[Tensor, Tensor], *, preset: str | Preset, defenses: Axis,
     backbones: Axis | None, targets: Axis | None, attacks: Axis, treatments: Axis, n: int | None,
-    eps_def: float | None, eps_adv: float | None, norm: str, seed: int, device: str,
+    eps_def: float | None, eps_adv: float | None, norm: str, labels: str, seed: int, device: str,
 ) -> Grid:  # fmt: skip
     """Load and name everything that `benchmark` is called with; UsageError and InputError for what does not fit."""
     if norm == "L2" and eps_adv is None:
         raise UsageError("say how long an L2 attack may be: eps_adv, for example 0.5")
+    if labels not in LABELS:
+        raise UsageError(f"labels is {labels!r}: use {' or '.join(LABELS)}")
     chosen = get_preset(preset) if isinstance(preset, str) else preset
     chosen = chosen if eps_def is None else replace(chosen, eps=eps_def)
     eps_adv = chosen.eps if eps_adv is None else eps_adv
@@ -110,6 +118,7 @@ def make_grid(
         name: _function("attack", name, item, ATTACKS, "model, x, y, eps=, norm=, generator=")
         for name, item in named("attack", attacks).items()
     }
+    budgets = {name: _budget(function, eps_adv, norm) for name, function in attack_functions.items()}
     treatment_functions: dict[str, Function | str] = {
         NONE: NONE,
         **{name: _treatment(name, item) for name, item in named("treatment", treatments).items()},
@@ -125,12 +134,14 @@ def make_grid(
                 check_placement(item, pick_device(device), f"{kind} {name}")
     protectors = {name: Protector(chosen, backbone=item, device=device) for name, item in backbone_items.items()}
     protector = next(iter(protectors.values()))
-    pictures, labels = _data(data, chosen.size, n)
+    pictures, y = _data(data, chosen.size, n)
+    perceptual = _has_lpips(chosen.size)
     settings = {
         "preset": {**asdict(chosen), "targets": list(chosen.targets)},
         "classifier": model_identity(chosen.classifier),
-        "n": len(labels),
-        "images": hashlib.sha256(pictures.numpy().tobytes() + labels.numpy().tobytes()).hexdigest(),
+        "n": len(y),
+        "images": hashlib.sha256(pictures.numpy().tobytes() + y.numpy().tobytes()).hexdigest(),
+        "labels": labels,
         "defenses": {name: function_identity(f) for name, f in defense_functions.items()},
         "backbones": {name: model_identity(item) for name, item in backbone_items.items()},
         "treatments": {name: f if isinstance(f, str) else function_identity(f)
@@ -138,18 +149,19 @@ def make_grid(
         "surrogates": {name: model_identity(item) for name, item in attackers.items()},
         "targets": {name: model_identity(item) for name, item in target_items.items()},
         "attacks": {name: function_identity(f) for name, f in attack_functions.items()},
-        "eps_def": chosen.eps, "eps_adv": eps_adv, "norm": norm, "seed": seed,
+        "eps_def": chosen.eps, "eps_adv": eps_adv, "norm": norm, "seed": seed, "lpips": perceptual,
         "device": protector.device.type, "versions": versions(),
     }  # fmt: skip
     return Grid(
-        images=pictures, labels=labels, protector=protector, defenses=defense_functions,
+        images=pictures, labels=y, protector=protector, defenses=defense_functions,
         backbones={name: each.backbone for name, each in protectors.items()}, treatments=treatment_functions,
         surrogates={name: prepare(load_model(item, protector.device)) for name, item in attackers.items()},
         targets={name: item if isinstance(item, nn.Module) else load_model(item, protector.device)
                  for name, item in target_items.items()},
         stated={name: None if isinstance(item, nn.Module) else card_of(item).get("clean_acc")
                 for name, item in target_items.items()},
-        attacks=attack_functions, eps_def=chosen.eps, eps_adv=eps_adv, norm=norm, seed=seed, settings=settings,
+        attacks=attack_functions, budgets=budgets, eps_def=chosen.eps, truth=labels == "truth", lpips=perceptual,
+        seed=seed, settings=settings,
     )  # fmt: skip
 
 
@@ -181,6 +193,23 @@ def _function(kind: str, name: str, item: Any, table: Mapping[str, Function], ex
     check_signature(kind, name, function, example)
     result: Function = function
     return result
+
+
+def _budget(attack: Function, eps: float, norm: str) -> tuple[float, str]:
+    """The eps and the norm of an attack: its own where functools.partial gives them, else the grid's."""
+    own = attack.keywords if isinstance(attack, partial) else {}
+    budget = own.get("eps", eps), own.get("norm", norm)
+    check_eps(*budget)
+    return budget
+
+
+def _has_lpips(size: int) -> bool:
+    blank = torch.zeros(1, 3, size, size)
+    try:
+        lpips(blank, blank)
+    except MspdError:
+        return False
+    return True
 
 
 def _treatment(name: str, item: Any) -> Function | str:
@@ -218,6 +247,8 @@ def versions() -> str:
 
 def model_identity(item: str | Path | nn.Module) -> str:
     """The checksum of a model's weights: the card's, or of a module's own tensors."""
+    if isinstance(item, Purified):
+        return f"{model_identity(item.target)} behind {function_identity(item.purifier)}"
     if not isinstance(item, nn.Module):
         return str(card_of(item)["sha256"])
     digest = hashlib.sha256(type(item).__name__.encode())

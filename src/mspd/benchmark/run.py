@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
+from mspd.benchmark.purified import Purified
 from mspd.benchmark.store import Row, Store, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
 from mspd.errors import InputError
 from mspd.guard import check_accuracy, check_logits, check_model, check_result, eval_mode, seeded
 from mspd.images import quantise
-from mspd.metrics import l2, linf, ssim, wilson
+from mspd.metrics import l2, linf, lpips, ssim, wilson
 from mspd.presets import Preset
 from mspd.smoothing import prepare
 
@@ -44,6 +45,7 @@ def benchmark(
     eps_def: float | None = None,
     eps_adv: float | None = None,
     norm: str = "Linf",
+    labels: str = "classifier",
     seed: int = 0,
     keep: bool = False,
     device: str = "auto",
@@ -53,7 +55,8 @@ def benchmark(
     data: a folder as `mspd.data.load` reads it, an `ImageSet`, or (x, y) with x (N, C, H, W) in [0, 1] and labels (N,).
     The first `n` images count. The preset gives the classifier whose labels the defences aim at, the backbone and the
     targets unless others are named, and the budgets: `eps_def` in Linf around the original, `eps_adv` in `norm` around
-    the picture as it is attacked.
+    the picture as it is attacked; an attack that is a functools.partial with `eps` or `norm` has its own. With
+    labels="truth" the defences aim at the true labels.
 
     An axis is a name, several of them, or a dict of names and functions (or models). Defences and attacks: a name of
     mspd's, `package.module:function`, or any function of the shape in docs/adding.md; settings by functools.partial.
@@ -64,7 +67,9 @@ def benchmark(
     Scored are 8-bit pictures written as files and decoded again; an attack's own result is scored as it is and, in a
     second number, rounded to 8 bits. Attacks take their gradients from `smoothing.prepare(target)`, verdicts are the
     target's own in float32. The folder's files are listed in `mspd.benchmark.store`; `keep` adds the attacked pictures.
-    A run that was stopped goes on with the same call and gives the same bytes.
+    A run that was stopped goes on with the same call and gives the same bytes. A later call with the same `out` may
+    name more on each axis: what is measured already is not measured again. A `Purified` target is attacked without its
+    purifier and read with it.
 
     UsageError for wrong names and settings, InputError for images, models, attacks or defences outside the contract; a
     warning (UserWarning) for what makes numbers doubtful.
@@ -72,7 +77,8 @@ def benchmark(
     with seeded(0):  # a new network draws its weights before it loads them
         grid = make_grid(
             data, preset=preset, defenses=defenses, backbones=backbones, targets=targets, attacks=attacks,
-            treatments=treatments, n=n, eps_def=eps_def, eps_adv=eps_adv, norm=norm, seed=seed, device=device,
+            treatments=treatments, n=n, eps_def=eps_def, eps_adv=eps_adv, norm=norm, labels=labels, seed=seed,
+            device=device,
         )  # fmt: skip
     settings = {**grid.settings, "keep": keep, "piece": PIECE}
     sources = _guard(grid)
@@ -100,7 +106,7 @@ def benchmark(
             if position == 0 and done < total:
                 left = (time.perf_counter() - started) / done * (total - done)
                 console.print(f"about {_duration(left)} left")
-    summary = Summary(Path(out), settings, summarise(store.rows))
+    summary = Summary(Path(out), store.settings, summarise(store.rows))
     write(Path(out) / "summary.json", summary.json())
     write(Path(out) / "summary.md", markdown(summary))
     return summary
@@ -115,7 +121,8 @@ def _guard(grid: Grid) -> dict[str, nn.Module]:
     sources = {}
     for name, model in grid.backbones.items():
         check_model(model, x, aims, f"backbone {name}")
-    for name, model in grid.targets.items():
+    for name, target in grid.targets.items():
+        model = target.target if isinstance(target, Purified) else target
         check_model(model, x, y, f"target {name}")
         with torch.no_grad(), eval_mode(model), seeded(0, device):
             logits = model(x)
@@ -154,61 +161,72 @@ def _measure(
             z = function(*copies, generator=torch.Generator().manual_seed(grid.seed), **options)
         return z.detach() if isinstance(z, Tensor) else z
 
-    def defended(cell: Cell) -> Tensor:
-        paths = [store.defended(cell, i) for i in ids]
+    def stored(paths: list[Path], make: Callable[[], Tensor], eps: float) -> Tensor:
+        """Pictures within eps of the original, from their files, which are written first where they are missing."""
         if not all(path.exists() for path in paths):
-            name = f"defense {cell.defense}"
-            aims = grid.protector.labels(grid.protector.probabilities(original))
-            function, backbone = grid.defenses[cell.defense], grid.backbones[cell.backbone]
-            x_def = call(function, backbone, original, aims, eps=grid.eps_def, norm="Linf")
-            check_result(x_def, original, name, eps=grid.eps_def)
-            x_def = quantise(x_def, original, grid.eps_def)
+            made = make()
             for row, path in enumerate(paths):
                 if not path.exists():
-                    save_png(x_def[row : row + 1], original[row : row + 1], path, grid.eps_def)
+                    save_png(made[row : row + 1], original[row : row + 1], path, eps)
         return read_png(paths)[index - ids.start].to(device)
+
+    def defended(cell: Cell) -> Tensor:
+        aims = y if grid.truth else grid.protector.labels(grid.protector.probabilities(original))
+        function, backbone = grid.defenses[cell.defense], grid.backbones[cell.backbone]
+        x_def = call(function, backbone, original, aims, eps=grid.eps_def, norm="Linf")
+        check_result(x_def, original, f"defense {cell.defense}", eps=grid.eps_def)
+        return quantise(x_def, original, grid.eps_def)
 
     def treated(cell: Cell, x: Tensor) -> Tensor:
         treatment = grid.treatments[cell.treatment]
-        if treatment == NONE:
-            return x
         z = call(grid.reversion(cell) if isinstance(treatment, str) else treatment, x)
         check_result(z, x, f"treatment {cell.treatment}")
-        return (z * 255 + 0.5).floor().clamp(0, 255) / 255  # what a file of it holds
+        return (z * 255 + 0.5).floor().clamp(0, 255) / 255
+
+    def publish(cell: Cell) -> Tensor:
+        """The picture as it is attacked."""
+        plain = (cell.defense, cell.backbone, NONE)
+        if plain not in published:
+            places = [store.defended(cell, i) for i in ids]
+            published[plain] = (
+                original if cell.defense == NONE else stored(places, lambda: defended(cell), grid.eps_def)
+            )
+        if cell.treatment == NONE:
+            return published[plain]
+        return stored([store.treated(cell, i) for i in ids], lambda: treated(cell, published[plain]), 1.0)
 
     for cell in cells:
         started = time.perf_counter()
         key = (cell.defense, cell.backbone, cell.treatment)
         if key not in published:
-            plain = (cell.defense, cell.backbone, NONE)
-            if plain not in published:
-                published[plain] = original if cell.defense == NONE else defended(cell)
-            published[key] = treated(cell, published[plain])
+            published[key] = publish(cell)
         x, model = published[key], grid.targets[cell.target]
         if (*key, cell.target) not in before:
             before[*key, cell.target] = _read(model, x, cell.target)
         prepared = time.perf_counter()
-        attack = grid.attacks[cell.attack]
+        attack, (eps, norm) = grid.attacks[cell.attack], grid.budgets[cell.attack]
         queries = torch.zeros(PIECE, dtype=torch.int64) if _counts(attack) else None
         options = {} if queries is None else {"queries": queries}
-        x_adv = call(attack, sources[cell.target], x, y, eps=grid.eps_adv, norm=grid.norm, **options)
-        check_result(x_adv, x, f"attack {cell.attack}", eps=grid.eps_adv, norm=grid.norm)
+        x_adv = call(attack, sources[cell.target], x, y, eps=eps, norm=norm, **options)
+        check_result(x_adv, x, f"attack {cell.attack}", eps=eps, norm=norm)
         spent = time.perf_counter() - prepared
-        rounded = quantise(x_adv, x, grid.eps_adv if grid.norm == "Linf" else 1.0)
+        box = eps if norm == "Linf" else 1.0
+        rounded = quantise(x_adv, x, box)
         columns = {
             "before": before[*key, cell.target],
             "after": _read(model, x_adv, cell.target),
             "after_8bit": _read(model, rounded, cell.target),
             "defense_linf": linf(x, original), "defense_l2": l2(x, original), "ssim": ssim(x, original),
-            "attack_linf": linf(x_adv, x), "attack_l2": l2(x_adv, x),
+            "lpips": lpips(x, original) if grid.lpips else None,
+            "attack_linf": linf(x_adv, x), "attack_l2": l2(x_adv, x), "attack_ssim": ssim(x_adv, x),
+            "attack_lpips": lpips(x_adv, x) if grid.lpips else None,
             "queries": queries,
         }  # fmt: skip
         if keep:
             for row, i in enumerate(ids):
                 path = store.adversarial(cell, i)
                 path.unlink(missing_ok=True)
-                budget = grid.eps_adv if grid.norm == "Linf" else 1.0
-                save_png(rounded[row : row + 1], x[row : row + 1], path, budget)
+                save_png(rounded[row : row + 1], x[row : row + 1], path, box)
         rows = [
             {"id": i, "label": int(y[row]), **asdict(cell),
              **{name: _plain(column, row) for name, column in columns.items()},

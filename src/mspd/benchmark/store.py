@@ -1,9 +1,11 @@
 """The folder of a benchmark: settings, rows, times and pictures, whole after any kill.
 
-settings.json    what the rows belong to; a run with other settings in the same folder is refused
+settings.json    what the rows belong to; a run with other settings in the same folder is refused, but the axes may
+                 grow: names that are new
 rows.jsonl       one row an image and cell, in a fixed order: the same bytes whether or not the run was broken
 times.jsonl      seconds of each piece of images: all that differs from run to run
 defended/        the defended pictures as PNG files; what is scored is read back from here
+treated/         the same after a treatment
 adversarial/     the attacked pictures, on request
 summary.json     written at the end, summary.md too
 """
@@ -27,6 +29,8 @@ from mspd.errors import ImageError, UsageError
 
 Row = dict[str, Any]
 AXES = tuple(field.name for field in fields(Cell))
+#: the settings that are tables of names, to which a later run may add
+GROWING = ("defenses", "backbones", "treatments", "surrogates", "targets", "attacks")
 
 
 def cell_of(row: Row) -> Cell:
@@ -34,24 +38,30 @@ def cell_of(row: Row) -> Cell:
 
 
 class Store:
-    """Opens `out`, new or of an earlier run with the same settings; UsageError for anything else in it."""
+    """Opens `out`, new or of an earlier run with the same settings; UsageError for anything else in it. `settings` are
+    those of all runs in it."""
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self.out = out
         path = out / "settings.json"
+        self.settings = settings
         try:
             self.rows: list[Row] = []
             if path.exists():
-                changed = _changed(path, settings)
+                earlier, changed = _compared(path, settings)
                 self.rows = _read_lines(out / "rows.jsonl")
                 if changed and (self.rows or (out / "defended").exists()):
                     names = ", ".join(changed)
                     raise UsageError(f"{out}: belongs to a run with other settings ({names}); choose another folder")
+                if not changed:
+                    self.settings = {
+                        key: {**earlier[key], **value} if key in GROWING else value for key, value in settings.items()
+                    }
                 _read_lines(out / "times.jsonl")
             elif out.exists() and any(p.name != "settings.json.tmp" for p in out.iterdir()):
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
             out.mkdir(parents=True, exist_ok=True)
-            write(path, json.dumps(settings, indent=1) + "\n")
+            write(path, json.dumps(self.settings, indent=1) + "\n")
             for leftover in out.rglob(".mspd-*.tmp"):
                 leftover.unlink()
             self._rows = (out / "rows.jsonl").open("ab", buffering=0)
@@ -91,10 +101,23 @@ class Store:
     # ------------------------------------------------------------ pictures
 
     def defended(self, cell: Cell, index: int) -> Path:
-        return _place(self.out / "defended", (cell.defense, cell.backbone), index)
+        return defended_place(self.out, cell, index)
+
+    def treated(self, cell: Cell, index: int) -> Path:
+        return treated_place(self.out, cell, index)
 
     def adversarial(self, cell: Cell, index: int) -> Path:
         return _place(self.out / "adversarial", astuple(cell), index)
+
+
+def defended_place(out: Path, cell: Cell, index: int) -> Path:
+    """The file of picture `index` after the cell's defence."""
+    return _place(out / "defended", (cell.defense, cell.backbone), index)
+
+
+def treated_place(out: Path, cell: Cell, index: int) -> Path:
+    """The same after the cell's treatment."""
+    return _place(out / "treated", (cell.defense, cell.backbone, cell.treatment), index)
 
 
 def save_png(x: Tensor, reference: Tensor, path: Path, eps: float) -> None:
@@ -120,16 +143,20 @@ def _place(folder: Path, names: Iterable[str], index: int) -> Path:
     return folder.joinpath(*(quote(name, safe=" ,@+") for name in names), f"{index:05d}.png")
 
 
-def _changed(path: Path, settings: dict[str, Any]) -> list[str]:
-    """Which settings differ from those in the file; UsageError when it is not a benchmark's."""
+def _compared(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The settings in the file, and which of ours are not theirs; UsageError when it is not a benchmark's."""
     new = json.loads(json.dumps(settings))
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         old = None
-    if not isinstance(old, dict) or old.keys() != new.keys():
+    if not isinstance(old, dict) or old.keys() != new.keys() or not all(isinstance(old[k], dict) for k in GROWING):
         raise UsageError(f"{path}: not the settings of such a benchmark; choose another folder")
-    return [key for key in new if old[key] != new[key]]
+    return old, [key for key in new if _differ(old[key], new[key], key in GROWING)]
+
+
+def _differ(old: Any, new: Any, growing: bool) -> bool:
+    return any(old.get(name, new[name]) != new[name] for name in new) if growing else bool(old != new)
 
 
 def _read_lines(path: Path) -> list[Row]:

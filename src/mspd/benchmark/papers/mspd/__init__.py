@@ -1,0 +1,11 @@
+"""Every table and figure of the paper (MSPD / MCGS), one file each.
+
+A file has a TITLE, the paper's numbers (PAPER), `runs(tier)`: the cells that it needs, `report(found, tier)`: the table
+beside the paper's numbers and what should hold, and, where wanted, `extras(study)`: what no grid can say, and
+`plot(study, out)`.
+"""
+
+from mspd.benchmark.papers.mspd.reproduce import ITEMS, reproduce, title_of
+from mspd.benchmark.papers.mspd.tier import TIERS, Tier, get_tier
+
+__all__ = ["ITEMS", "TIERS", "Tier", "get_tier", "reproduce", "title_of"]

@@ -1,0 +1,63 @@
+"""Fig. 9: what the perturbations look like that different backbones make."""
+
+from itertools import combinations
+from pathlib import Path
+
+from mspd.benchmark.papers.mspd import table11
+from mspd.benchmark.papers.mspd.plots import pictures
+from mspd.benchmark.papers.mspd.report import Ordering, Report, number, numbers_above
+from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.tier import OURS, Tier
+from mspd.metrics import cosine
+
+TITLE = "Fig. 9: perturbations of MCGS by backbone"
+PAPER = {"robust and robust": "similar, shaped like the object", "nonrobust": "unstructured noise"}
+#: the class that the paper shows
+CAR = 1
+
+
+def runs(tier: Tier) -> list[Run]:
+    return table11.runs(tier)
+
+
+def extras(study: Study) -> None:
+    x, _ = study.originals(study.tier.n)
+    moves = {}
+    for name, model in table11.backbones(study.tier).items():
+        shown = study.defended(runs(study.tier)[0], OURS, backbone=model)
+        if shown is not None:
+            moves[name] = shown - x
+    study.found.extras["cosine"] = {
+        f"{a}, {b}": round(float(cosine(moves[a], moves[b]).nanmean()), 4) for a, b in combinations(moves, 2)
+    }
+
+
+def report(found: Found, tier: Tier) -> Report:
+    def kind(pair: str) -> int:
+        return sum(name in tier.nonrobust for name in pair.split(", "))
+
+    kinds = ("robust and robust", "robust and nonrobust", "nonrobust and nonrobust")
+    cosines: dict[str, float] = found.extras["cosine"]
+    rows = [[pair, kinds[kind(pair)], number(value, None)] for pair, value in cosines.items()]
+    means = []
+    for count in (0, 1):
+        values = [value for pair, value in cosines.items() if kind(pair) == count]
+        means.append(sum(values) / len(values) if values else None)
+    robust, mixed = means
+    orderings: list[Ordering] = [
+        numbers_above("mean cosine of two robust backbones above that of a robust and a nonrobust one", robust, mixed),
+        numbers_above("cosine of a robust and a nonrobust backbone below 0.2", 0.2, mixed),
+    ]
+    return Report(["backbones", "kind", "cosine of perturbations"], rows, orderings)
+
+
+def plot(study: Study, out: Path) -> None:
+    x, y = study.originals(study.tier.n)
+    cars = (y == CAR).nonzero()[:, 0].tolist()
+    ids = [*cars[:2], *(i for i in range(4) if i not in cars[:2])][:3]
+    columns = {"original": x[ids].cpu()}
+    for name, model in table11.backbones(study.tier).items():
+        shown = study.defended(runs(study.tier)[0], OURS, backbone=model)
+        if shown is not None:
+            columns[name.replace(" (", "\n(")] = shown[ids].cpu()
+    pictures(columns, columns["original"], out / "fig9.png")

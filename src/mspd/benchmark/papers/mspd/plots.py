@@ -1,0 +1,108 @@
+"""The plots; matplotlib is asked for only here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mspd.benchmark.papers.mspd.study import Field
+from mspd.errors import UsageError
+from mspd.metrics import paired_interval
+
+#: a perturbation is shown this many times as strong, around grey
+GAIN = 8
+#: colours that are told apart without colour vision (Okabe and Ito 2008)
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+
+def library() -> Any:
+    """matplotlib's pyplot, drawing into files; UsageError when it is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UsageError("the plots need matplotlib: pip install 'mspd[bench]'") from error
+    matplotlib.use("agg")
+    import matplotlib.pyplot as pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
+    library().close(figure)
+
+
+def gains(series: Mapping[str, Mapping[str, tuple[Field | None, Field | None]]], title: str, path: Path) -> None:
+    """For each name of `series` and each place: the gain in robust accuracy, (before, after), with its interval."""
+    places = list(next(iter(series.values())))
+    figure, axes = library().subplots(figsize=(7, 0.9 + 0.7 * len(places)))
+    for index, (name, pairs) in enumerate(series.items()):
+        points = []
+        for place, (before, after) in pairs.items():
+            if before is not None and after is not None:
+                n = min(len(before), len(after))
+                points.append((places.index(place), *paired_interval(before.first(n).robust, after.first(n).robust)))
+        if points:
+            shift = (index - (len(series) - 1) / 2) * 0.16
+            rows = [row + shift for row, *_ in points]
+            middle = [100 * m for _, m, _, _ in points]
+            ends = [[100 * (m - low) for _, m, low, _ in points], [100 * (high - m) for _, m, _, high in points]]
+            axes.errorbar(middle, rows, xerr=ends, fmt="o", capsize=3, color=COLOURS[index], label=name)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(places)), places)
+    axes.set_ylim(len(places) - 0.4, -0.6)
+    axes.set_xlabel(title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, path: Path, log: bool = True
+) -> None:
+    """A panel for each quantity, a line of (x, y) for each name."""
+    figure, axes = library().subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
+    for panel, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for index, (name, points) in enumerate(lines.items()):
+            style = ("-", "--", "-.", ":")[index % 4]
+            panel.plot(*zip(*points, strict=True), style, marker="o", markersize=3, color=COLOURS[index], label=name)
+        if log:
+            panel.set_xscale("log")
+            ticks = sorted({x for points in lines.values() for x, _ in points})
+            panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            panel.minorticks_off()
+        panel.set_xlabel(x_label)
+        panel.set_title(title)
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def pictures(columns: Mapping[str, Tensor], reference: Tensor | None, path: Path) -> None:
+    """A row for each picture (C, H, W) in [0, 1], a column for each name, and below each, where it differs from the
+    `reference`, its difference, GAIN times as strong around grey."""
+    count = len(next(iter(columns.values())))
+    tall = 1 if reference is None else 2
+    figure, axes = library().subplots(
+        tall * count, len(columns), figsize=(1.15 * len(columns), 1.2 * tall * count), squeeze=False
+    )
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for index, (name, stack) in enumerate(columns.items()):
+        axes[0][index].set_title(name, fontsize=8)
+        for row in range(count):
+            axes[tall * row][index].imshow(_array(stack[row]), interpolation="nearest")
+            if reference is None:
+                continue
+            difference = stack[row] - reference[row]
+            if bool(difference.any()):
+                axes[tall * row + 1][index].imshow(_array(0.5 + GAIN * difference), interpolation="nearest")
+    if reference is not None:
+        figure.text(
+            0.5, 0.06, f"below each picture: its difference from the original, x {GAIN}", ha="center", fontsize=8
+        )
+    _save(figure, path)
+
+
+def _array(image: Tensor) -> Any:
+    return torch.as_tensor(image).clamp(0, 1).permute(1, 2, 0).cpu().numpy()

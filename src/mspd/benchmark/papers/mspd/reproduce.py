@@ -1,0 +1,121 @@
+"""One table or figure from start to end: measure what is missing, report, write."""
+
+import importlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mspd.benchmark.grid import versions
+from mspd.benchmark.papers.mspd.report import Report, markdown
+from mspd.benchmark.papers.mspd.study import Found, Study
+from mspd.benchmark.papers.mspd.tier import Tier, get_tier
+from mspd.benchmark.store import write
+from mspd.data import ImageSet, load
+from mspd.errors import UsageError
+
+ITEMS = (
+    "table4", "table5", "table6", "table7", "table8", "table10", "table11", "table12", "table13", "table14", "table15",
+    "table16", "table17", "table18", "fig4", "fig6", "fig7", "fig8", "fig9", "lemmas",
+)  # fmt: skip
+
+
+def title_of(name: str) -> str:
+    """What the table or figure shows."""
+    return str(_item(name).TITLE)
+
+
+def reproduce(
+    name: str,
+    data: str | Path | ImageSet | tuple[Tensor, Tensor],
+    out: str | Path,
+    *,
+    tier: str | Tier = "embedded",
+    device: str = "auto",
+) -> Path:
+    """Measure the table or figure `name` and write it to `out`: NAME.json, NAME.md and, where there is one, NAME.png.
+
+    data: as for `benchmark`. What is measured stays in the same folder and serves the other tables too; a call that was
+    stopped goes on. Returns the Markdown file. UsageError for an unknown name or tier, and where matplotlib is missing
+    for a plot; else as `benchmark`.
+    """
+    item = _item(name)
+    chosen = get_tier(tier) if isinstance(tier, str) else tier
+    out = Path(out)
+    plot = getattr(item, "plot", None)
+    if plot is not None:
+        importlib.import_module("mspd.benchmark.papers.mspd.plots").library()
+    study = Study(chosen, _pictures(data, chosen), out, device)
+    for run in item.runs(chosen):
+        study.measure(run)
+    if hasattr(item, "extras"):
+        item.extras(study)
+    report: Report = item.report(study.found, chosen)
+    page = out / f"{name}.md"
+    result = _result(name, item, study, report)
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write(page, markdown(item.TITLE, _setting(name, study), report, study.found.left_out))
+    if plot is not None:
+        plot(study, out)
+    return page
+
+
+def _item(name: str) -> ModuleType:
+    if name not in ITEMS:
+        raise UsageError(f"unknown table or figure {name!r}: choose one of {', '.join(ITEMS)}")
+    return importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
+
+
+def _pictures(data: str | Path | ImageSet | tuple[Tensor, Tensor], tier: Tier) -> ImageSet:
+    """The first pictures, as many as the tier needs."""
+    n = max(tier.n, tier.n_strong)
+    if isinstance(data, str | Path):
+        return load(data, "test", size=tier.preset.size, limit=n)
+    if isinstance(data, ImageSet):
+        return ImageSet(data.images[:n], data.labels[:n], data.classes)
+    x, y = data
+    return ImageSet((x[:n] * 255 + 0.5).floor().to(torch.uint8), y[:n], ())
+
+
+def _setting(name: str, study: Study) -> str:
+    tier = study.tier
+    sizes = sorted({run.n for run in _item(name).runs(tier)})
+    return (
+        f"Tier {tier.name}: the first {' and '.join(map(str, sizes)) or len(study.data)} test pictures, classifier "
+        f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
+        f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
+        f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
+        f"steps, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the paper's "
+        f"number (on its models). In square brackets behind a difference its paired 95 % interval, in points. Made by "
+        f"`mspd reproduce {name} --tier {tier.name} --data DIR -o DIR`."
+    )
+
+
+def _date(study: Study) -> str:
+    """The day of the newest measurement."""
+    files = [*study.out.glob(f"cells-{study.tier.name}-*/rows.jsonl"), *study.out.glob("extras.json")]
+    newest = max((path.stat().st_mtime for path in files), default=0.0)
+    return datetime.fromtimestamp(newest, UTC).date().isoformat()
+
+
+def _plain(numbers: dict[Any, Any]) -> dict[str, Any]:
+    """The paper's numbers with names for keys."""
+    return {key if isinstance(key, str) else ", ".join(key): value for key, value in numbers.items()}
+
+
+def _result(name: str, item: ModuleType, study: Study, report: Report) -> dict[str, Any]:
+    found: Found = study.found
+    return {
+        "item": name, "title": item.TITLE, "command": f"mspd reproduce {name} --tier {study.tier.name}",
+        "settings": study.settings(), "versions": versions(), "date": _date(study), "seed": 0,
+        "paper": _plain(item.PAPER),
+        "cells": [{"labels": labels, **vars(cell), **each.json()} for (labels, cell), each in found.cells.items()],
+        "extras": found.extras,
+        "orderings": [vars(ordering) for ordering in report.orderings],
+        "left_out": found.left_out,
+    }  # fmt: skip

@@ -1,0 +1,307 @@
+"""Measure what a table needs: calls of the benchmark into folders that all tables share, and what no grid can say."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell, function_identity, model_identity
+from mspd.benchmark.papers.mspd.tier import NEEDS, Function, Tier, purifier
+from mspd.benchmark.purified import Purified
+from mspd.benchmark.run import benchmark
+from mspd.benchmark.store import Row, cell_of, defended_place, read_png, treated_place, write
+from mspd.data import ImageSet
+from mspd.errors import MspdError
+from mspd.guard import seeded
+from mspd.metrics import wilson
+from mspd.models import card_of, list_models, load_model
+from mspd.objectives import cross_entropy
+from mspd.protector import Protector
+from mspd.smoothing import in_pieces, input_gradient, prepare
+
+BEHIND = " behind DiffPure"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the benchmark: names and functions of each axis. A target is a model's id, with BEHIND after it when
+    it reads through DiffPure what was made for it alone. Without `backbones` the preset's; without `defenses`, none."""
+
+    targets: tuple[str, ...]
+    attacks: Mapping[str, Function]
+    n: int
+    defenses: Mapping[str, Function] = field(default_factory=dict)
+    backbones: tuple[str, ...] = ()
+    treatments: Mapping[str, Function | str] = field(default_factory=dict)
+    labels: str = "classifier"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One cell of a grid, image by image, each (n,): right before the attack, and after it too; SSIM, LPIPS (NaN where
+    it was not measured) and L2 of the picture as it is attacked, to the original; the same of the attack, to that."""
+
+    clean: Tensor
+    robust: Tensor
+    ssim: Tensor
+    lpips: Tensor
+    l2: Tensor
+    attack_ssim: Tensor
+    attack_lpips: Tensor
+    attack_l2: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def first(self, n: int) -> "Field":
+        return Field(*(value[:n] for value in vars(self).values()))
+
+    def json(self) -> dict[str, Any]:
+        """Accuracies with intervals, the verdicts as bits, and means."""
+        out: dict[str, Any] = {"n": len(self)}
+        for name in ("clean", "robust"):
+            bits = getattr(self, name)
+            out[name] = round(float(bits.double().mean()), 6)
+            out[f"{name}_interval"] = [round(v, 6) for v in wilson(int(bits.sum()), len(bits))]
+            out[f"{name}_bits"] = "".join("01"[int(bit)] for bit in bits)
+        for name in ("ssim", "lpips", "l2"):
+            value = float(getattr(self, name).mean())
+            out[name] = None if value != value else round(value, 6)
+        return out
+
+
+def field_of(rows: list[Row]) -> Field:
+    """The rows of one cell, in any order."""
+    ordered = sorted(rows, key=lambda row: row["id"])
+
+    def numbers(key: str) -> Tensor:
+        return torch.tensor([float("nan") if row[key] is None else float(row[key]) for row in ordered])
+
+    clean = torch.tensor([row["before"] == row["label"] for row in ordered])
+    robust = clean & torch.tensor([row["after"] == row["label"] for row in ordered])
+    return Field(clean, robust, *map(numbers, ("ssim", "lpips", "defense_l2", "attack_ssim", "attack_lpips",
+                                               "attack_l2")))  # fmt: skip
+
+
+@dataclass
+class Found:
+    """What was measured: cells by their names and whose labels the defence had, values of no grid by their names, and
+    why something was left out."""
+
+    backbone: str
+    cells: dict[tuple[str, Cell], Field] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def get(
+        self, target: str, attack: str, defense: str = NONE, *, backbone: str | None = None, treatment: str = NONE,
+        labels: str = "classifier",
+    ) -> Field | None:  # fmt: skip
+        """The cell of these names; None where it was left out. A defence is on the preset's backbone unless said."""
+        through = NONE if defense == NONE else backbone or self.backbone
+        return self.cells.get((labels, Cell(defense, through, treatment, target, attack)))
+
+    def add(self, labels: str, rows: list[Row]) -> None:
+        groups: dict[Cell, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(cell_of(row), []).append(row)
+        for cell, group in groups.items():
+            known = self.cells.get((labels, cell))
+            if known is None or len(known) < len(group):
+                self.cells[labels, cell] = field_of(group)
+
+
+class Study:
+    """The pictures, the folder and the tier that all tables of a folder share."""
+
+    def __init__(self, tier: Tier, data: ImageSet, out: Path, device: str) -> None:
+        self.tier, self.data, self.out, self.device = tier, data, out, device
+        self.found = Found(tier.preset.backbone)
+        self.folders: list[Path] = []
+
+    def measure(self, run: Run) -> None:
+        """Call the benchmark for what can be measured, and note what cannot, with the reason."""
+        kept = self._kept(run)
+        if not kept.targets or not kept.attacks:
+            return
+        summary = benchmark(
+            self.data, self.folder(run), preset=self.tier.preset, n=run.n, labels=run.labels, device=self.device,
+            defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
+            targets={name: self._target(name) for name in kept.targets}, attacks=kept.attacks,
+            treatments={NONE: NONE, **kept.treatments},
+        )  # fmt: skip
+        self.folders = sorted({*self.folders, summary.out})
+        asked = {(d, t) for d in (NONE, *kept.defenses) for t in (NONE, *kept.treatments)}
+        through = {NONE, *(kept.backbones or (self.tier.preset.backbone,))}
+        rows = [json.loads(line) for line in (summary.out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        self.found.add(run.labels, [
+            row for row in rows
+            if (row["defense"], row["treatment"]) in asked and row["backbone"] in through
+            and row["target"] in kept.targets and row["attack"] in kept.attacks
+        ])  # fmt: skip
+
+    def folder(self, run: Run) -> Path:
+        """Where the cells of all runs with as many pictures and the same labels are."""
+        labels = "" if run.labels == "classifier" else f"-{run.labels}"
+        return self.out / f"cells-{self.tier.name}-{run.n}{labels}"
+
+    def _kept(self, run: Run) -> Run:
+        def can(kind: str, name: str, model: str | None) -> bool:
+            reason = None if model is None else unavailable(model)
+            line = f"{kind} {name}: {reason}"
+            if reason is not None and line not in self.found.left_out:
+                self.found.left_out.append(line)
+            return reason is None
+
+        def needs(name: str, function: Function | str) -> str | None:
+            if isinstance(function, str) and function != WHITE:
+                return function.removeprefix(REVERT)
+            return NEEDS.get(name)
+
+        return replace(
+            run,
+            targets=tuple(
+                t for t in run.targets
+                if can("target", t, t.removesuffix(BEHIND))
+                and (not t.endswith(BEHIND) or can("target", t, NEEDS["DiffPure"]))
+            ),
+            backbones=tuple(b for b in run.backbones if can("backbone", b, b)),
+            defenses={name: f for name, f in run.defenses.items() if can("defence", name, NEEDS.get(name))},
+            attacks={name: f for name, f in run.attacks.items() if can("attack", name, NEEDS.get(name))},
+            treatments={name: f for name, f in run.treatments.items() if can("treatment", name, needs(name, f))},
+        )  # fmt: skip
+
+    def _target(self, name: str) -> str | nn.Module:
+        model = name.removesuffix(BEHIND)
+        return model if model == name else Purified(self.model(model), purifier(self.tier))
+
+    # ------------------------------------------------------------ what no grid can say
+
+    @property
+    def protector(self) -> Protector:
+        return _protector(self.tier.preset, self.device)
+
+    def model(self, name: str) -> nn.Module:
+        return load_model(name, self.protector.device)
+
+    def originals(self, n: int) -> tuple[Tensor, Tensor]:
+        """The first n pictures and their labels, on the device."""
+        device = self.protector.device
+        return self.data.floats(0, n).to(device), self.data.labels[:n].to(device)
+
+    def defended(self, run: Run, defense: str, *, backbone: str | None = None, treatment: str = NONE) -> Tensor | None:
+        """Pictures that `measure(run)` wrote; None where they were left out."""
+        cell = Cell(defense, backbone or self.tier.preset.backbone, treatment, "", "")
+        place = defended_place if treatment == NONE else treated_place
+        paths = [place(self.folder(run), cell, i) for i in range(min(run.n, len(self.data)))]
+        return read_png(paths).to(self.protector.device) if all(path.exists() for path in paths) else None
+
+    def remember(self, name: str, function: "partial[Any]") -> Any:
+        """What the function returns, JSON, from the folder's extras.json if it was called alike before."""
+        identity = f"{function_identity(function)}, {_checksums([*function.args, *function.keywords.values()])}"
+        key = f"{name} {hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        path = self.out / "extras.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if key not in known:
+            with seeded(0, self.protector.device):
+                known[key] = function()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps(known, indent=1) + "\n")
+        return known[key]
+
+    def costs(self, defenses: Mapping[str, Function], backbones: tuple[str, ...] = ()) -> None:
+        """Passes and seconds of each defence on each backbone, into `found.extras["cost"]`."""
+        x, _ = self.originals(COUNTED)
+        aims = self.protector.labels(self.protector.probabilities(x))
+        table = self.found.extras.setdefault("cost", {})
+        for backbone in backbones or (self.tier.preset.backbone,):
+            if unavailable(backbone) is not None:
+                continue
+            for name, defense in defenses.items():
+                if name in NEEDS and unavailable(NEEDS[name]) is not None:
+                    continue
+                call = partial(cost, defense, backbone, x, aims, eps=self.tier.preset.eps)
+                table[f"{name} on {backbone}"] = self.remember(f"cost of {name}", call)
+
+    def settings(self) -> dict[str, Any]:
+        """The tier, and the benchmark's settings of each folder that was measured into."""
+        folders = {path.name: json.loads((path / "settings.json").read_text(encoding="utf-8")) for path in self.folders}
+        return {"tier": asdict(self.tier), "benchmark": folders}
+
+
+@cache
+def _protector(preset: Any, device: str) -> Protector:
+    return Protector(preset, device=device)
+
+
+def unavailable(model: str) -> str | None:
+    """Why a model cannot be used; None where it can."""
+    try:
+        card_of(model)
+    except MspdError as error:
+        shipped = ":" not in model and "/" not in model and model not in list_models()
+        return f"{model} is not shipped yet" if shipped else str(error)
+    return None
+
+
+def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each picture, (B,)."""
+    with torch.no_grad():
+        return in_pieces(lambda piece, labels: cross_entropy(model(piece), labels), x, y, 32)
+
+
+def _checksums(value: Any) -> list[str]:
+    """Of all models that are named somewhere in a function's arguments."""
+    if isinstance(value, Mapping):
+        return _checksums(list(value.values()))
+    if isinstance(value, list):
+        return [checksum for each in value for checksum in _checksums(each)]
+    return [model_identity(value)] if isinstance(value, str) and unavailable(value) is None else []
+
+
+#: pictures on which a defence's cost is measured
+COUNTED = 8
+
+
+class _Counting(nn.Module):
+    """Counts the rows that gradients are taken of, rows that only fill a piece up left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.rows += len(torch.unique(x.detach().flatten(1), dim=0))
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def cost(defense: Function, backbone: str, x: Tensor, y: Tensor, *, eps: float) -> dict[str, float]:
+    """What a defence costs an image of x: gradient passes of the backbone, seconds, and these over the seconds of one
+    gradient, all pictures at once."""
+    model = prepare(load_model(backbone, x.device))
+    counting = _Counting(model)
+
+    def defend() -> Tensor:
+        return defense(counting, x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
+
+    def seconds(function: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        function()
+        return (time.perf_counter() - started) / len(x)
+
+    gradient = min(seconds(lambda: input_gradient(model, x, y)) for _ in range(3))
+    spent = seconds(defend)
+    return {
+        "passes": round(counting.rows / len(x), 2),
+        "seconds": round(spent, 5),
+        "gradients": round(spent / gradient, 2),
+    }

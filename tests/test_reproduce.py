@@ -1,0 +1,287 @@
+"""Every table and figure of the paper, from pictures to pages, on the smallest shipped models; the verdicts follow from
+the cells."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mspd.cli as cli
+from mspd.benchmark import Cell
+from mspd.benchmark.papers.mspd import ITEMS, TIERS, reproduce, study, title_of
+from mspd.benchmark.papers.mspd import tier as tiers
+from mspd.benchmark.papers.mspd.report import Ordering, Report, above, markdown, numbers_above, within
+from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found
+from mspd.errors import UsageError
+from mspd.models import load_model
+from mspd.smoothing import prepare
+
+grid, protector = (importlib.import_module(f"mspd.{name}") for name in ("benchmark.grid", "protector"))
+running = sys.modules["mspd.benchmark.run"]  # mspd.benchmark is the function
+SMOKE = TIERS["smoke"]
+
+#: the pictures are not those of the models' cards
+pytestmark = pytest.mark.filterwarnings("ignore:.*its card says")
+
+
+def item(name: str) -> ModuleType:
+    return importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[Tensor, Tensor]:
+    """8 pictures; the target reads 6 of them right."""
+    small = torch.rand(8, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    x = torch.nn.functional.interpolate(small, size=32, mode="bicubic").clamp(0, 1).mul(255).round() / 255
+    with torch.no_grad():
+        y = load_model(SMOKE.target)(x).argmax(1)
+    return x, torch.where(torch.arange(8) % 4 == 0, (y + 1) % 10, y)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder for all tables, as it is meant. Pieces of 8 pictures, since there are no more, and each model loaded
+    and prepared once, which is most of the time on so few pictures."""
+    load, fold = cache(load_model), cache(prepare)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "PIECE", 8)
+        for module in (running, grid, protector, study, item("table11"), item("fig4"), item("fig6"), item("lemmas")):
+            for name, function in (("load_model", load), ("prepare", fold)):
+                if hasattr(module, name):
+                    patch.setattr(module, name, function)
+        yield tmp_path_factory.mktemp("reproduce")
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers in nested tables."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    if isinstance(value, int | float):
+        yield float(value)
+    elif not isinstance(value, str) and value is not None:
+        for each in value:
+            yield from numbers(each)
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_from_pictures_to_page(name: str, pictures: tuple[Tensor, Tensor], out: Path) -> None:
+    page = reproduce(name, pictures, out, tier="smoke", device="cpu")
+    assert page == out / f"{name}.md"
+    text, result = page.read_text(), json.loads((out / f"{name}.json").read_text())
+    assert result["title"] == title_of(name)
+    assert text.startswith(f"# {title_of(name)}\n")
+    assert f"mspd reproduce {name} --tier smoke" in text
+    assert result["orderings"]
+    assert all(ordering["claim"] in text for ordering in result["orderings"])
+    assert sorted(numbers(result["paper"])) == sorted(numbers(item(name).PAPER))
+    for cell in result["cells"]:
+        assert (cell["n"], len(cell["clean_bits"]), len(cell["robust_bits"])) == (8, 8, 8)
+        assert cell["robust"] == cell["robust_bits"].count("1") / 8 <= cell["clean"]
+    for line in result["left_out"]:
+        assert "is not shipped yet" in line
+    if hasattr(item(name), "plot"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["table11", "fig6", "lemmas"])
+def test_second_call_reads_everything_back(
+    name: str, pictures: tuple[Tensor, Tensor], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("measured anew")
+
+    page = reproduce(name, pictures, out, tier="smoke", device="cpu")
+    before = {path: path.read_bytes() for path in (out / f"{name}.json", page, out / "extras.json")}
+    monkeypatch.setattr(running, "_measure", refuse)
+    reproduce(name, pictures, out, tier="smoke", device="cpu")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_tables_share_what_is_measured(pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path) -> None:
+    """The cells of Fig. 7 are among Table XVI's."""
+    reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")
+    rows = (tmp_path / "cells-smoke-8" / "rows.jsonl").read_bytes()
+    assert rows.count(b"\n") == 6 * 8
+    reproduce("fig7", pictures, tmp_path, tier="smoke", device="cpu")
+    assert (tmp_path / "cells-smoke-8" / "rows.jsonl").read_bytes() == rows
+
+
+def test_purifier_after_the_attack(
+    pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a purifier at hand Table XVIII has all its rows."""
+
+    def faded(x: Tensor, *, generator: torch.Generator, t: float, strides: int) -> Tensor:
+        return x * 0.5 + 0.25
+
+    monkeypatch.setattr(tiers, "diffpure", faded)
+    monkeypatch.setitem(tiers.NEEDS, "DiffPure", SMOKE.target)
+    reproduce("table18", pictures, tmp_path, tier="smoke", device="cpu")
+    result = json.loads((tmp_path / "table18.json").read_text())
+    assert result["left_out"] == []
+    bits = {(c["target"], c["defense"]): c["clean_bits"] for c in result["cells"]}
+    x, y = pictures
+    with torch.no_grad():
+        right = load_model(SMOKE.target)(x * 0.5 + 0.25).argmax(1) == y
+    assert bits[SMOKE.target + BEHIND, "none"] == "".join("01"[int(b)] for b in right)
+    assert bits[SMOKE.target, "none"] == "01110111"
+
+
+# ---------------------------------------------------------------- verdicts follow from the cells
+
+
+def made(clean: float, robust: float, n: int = 1000) -> Field:
+    """A cell of given accuracies in percent."""
+    order = torch.arange(n)
+    blank = torch.full((n,), 0.5)
+    return Field(
+        order < clean * n / 100, order < robust * n / 100, blank, blank * torch.nan, blank, blank, blank, blank
+    )
+
+
+def as_published(robust_of_ours: float = 86.3) -> tuple[Found, Any]:
+    """Table VII's cells with the paper's own numbers."""
+    table, tier = item("table7"), replace(TIERS["embedded"], target="t")
+    found = Found("b")
+    for name, (_, clean, robust) in zip(table.names(tier), table.PAPER.values(), strict=True):
+        shown = robust_of_ours if name == "MCGS" else robust
+        found.cells["classifier", Cell(name, "b", "none", "t", "AutoAttack")] = made(clean, shown)
+    return found, tier
+
+
+def test_published_numbers_hold() -> None:
+    report = item("table7").report(*as_published())
+    assert [ordering.holds for ordering in report.orderings] == [True] * 10
+    page = markdown("title", "setting", report, ())
+    assert "| Ours (2 epochs) | - / 0.02 s | 95.9 [94.5, 97.0] / 95.9 | 86.3 [84.0, 88.3] / 86.3 |" in page
+    assert "- Ours (2 epochs) above Bi-Level (2 epochs): holds (86.3 % against 80.5 %, +5.8 [+4.4, +7.2]" in page
+
+
+def test_violated_orderings_are_reported() -> None:
+    report = item("table7").report(*as_published(robust_of_ours=81.0))
+    broken = [ordering.claim for ordering in report.orderings if not ordering.holds]
+    assert broken == ["Ours (2 epochs) above Bi-Level (100 epochs)", "Ours of 4 epochs within 1 point of 2"]
+    page = markdown("title", "setting", report, ["A5: is not shipped yet"])
+    assert "Ours (2 epochs) above Bi-Level (100 epochs): **does not hold** (81.0 % against 82.2 %, -1.2 [" in page
+    assert "## Left out\n\n- A5: is not shipped yet" in page
+
+
+def test_nonrobust_target_that_holds_out_is_a_violation() -> None:
+    tier = TIERS["embedded"]
+    found = Found(tier.preset.backbone)
+    small = tier.nonrobust["ResNet-56 (nonrobust)"]
+    for robust, verdict in ((4.9, True), (5.1, False)):
+        found.cells["classifier", Cell("MCGS", found.backbone, "none", small, "PGD")] = made(90, robust)
+        known = {o.claim: o.holds for o in item("table17").report(found, tier).orderings}
+        assert known["ResNet-56 (nonrobust) stays below 5 % robust: Ours, robust"] is verdict
+        assert known["ResNet-56 (nonrobust) stays below 5 % robust: UnAdv, robust"] is None
+
+
+def test_verdicts() -> None:
+    a, b = made(90, 50), made(80, 45.5, n=100)
+    assert above("c", a, b).holds  # on the images that both have: 100 of 100 against 100
+    assert not above("c", a, a).holds
+    assert above("c", made(90, 49.8), a, by=-0.3).holds
+    assert not above("c", made(90, 49.6), a, by=-0.3).holds
+    assert within("c", made(90, 51), a, 1.0).holds
+    assert not within("c", made(90, 51.1), a, 1.0).holds
+    assert numbers_above("c", 0.2, 0.1).holds
+    assert not numbers_above("c", 0.1, 0.1).holds
+    assert above("c", None, a).holds is None
+    assert numbers_above("c", float("nan"), 1.0).holds is None
+    assert Ordering("c", None, "").line() == "c: not measured"
+    assert "| a |\n| --- |\n| b |" in markdown("t", "s", Report(["a"], [["b"]]), ())
+
+
+def test_reversion_flags() -> None:
+    fig8 = item("fig8")
+    plain, defended = made(90, 50), made(95, 70)
+    back = replace(made(90, 51), ssim=torch.full((1000,), 0.9))
+    assert fig8.flags(plain, defended, back) == "yes, yes, -"
+    assert fig8.flags(plain, defended, made(90, 69)) == "no, no, -"
+    seen = replace(back, lpips=torch.full((1000,), 0.1)), replace(defended, lpips=torch.full((1000,), 0.2))
+    assert fig8.flags(plain, seen[1], seen[0]) == "yes, yes, yes"
+    assert fig8.flags(plain, defended, None) == "-"
+
+
+def test_rank_correlation() -> None:
+    ranks = item("table11").ranks
+    assert ranks([(0.1, 5.0), (0.2, 7.0), (0.9, 8.0)]) == pytest.approx(1)
+    assert ranks([(0.1, 8.0), (0.2, 7.0), (0.9, 5.0)]) == pytest.approx(-1)
+    assert ranks([(0.1, 8.0)]) is None
+
+
+def test_passes_are_counted() -> None:
+    """The pass counts that the paper's speed rests on: 40 against about 2,000 (here 1 epoch of each)."""
+    from mspd.benchmark.papers.mspd.study import cost
+
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(8)
+    known = {**tiers.baselines(replace(SMOKE, epochs=1)), **tiers.ours(SMOKE), **tiers.ours(SMOKE, noise=False)}
+    passes = {name: cost(known[name], SMOKE.preset.backbone, x, y, eps=8 / 255)["passes"]
+              for name in ("MCGS", "MCGS noise False", "UnAdv-1", "Bi-Level-1")}  # fmt: skip
+    assert passes == {"MCGS": 2 * 2, "MCGS noise False": 2, "UnAdv-1": 2, "Bi-Level-1": 2 + 1}
+
+
+# ---------------------------------------------------------------- tiers and the command line
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", ITEMS)
+def test_every_tier_says_what_it_needs(name: str, tier: str) -> None:
+    """Without loading a model: the published ones are not here."""
+    for run in item(name).runs(TIERS[tier]):
+        assert run.targets
+        assert run.attacks
+        assert all(isinstance(target, str) for target in run.targets)
+
+
+def test_published_ids() -> None:
+    paper = TIERS["paper"]
+    assert len(paper.targets) == 10
+    assert paper.target == "robustbench:Bartoldson2024Adversarial_WRN-94-16"
+    assert paper.preset.backbone == "robustbench:Gowal2021Improving_R18_ddpm_100m"
+    assert (paper.samples, paper.epochs, paper.queries, paper.n) == (20, 100, 10_000, 1000)
+
+
+def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mspd", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+def test_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: Path
+) -> None:
+    assert run_cli(monkeypatch, "reproduce", "list") == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed and title_of(name) in listed for name in ITEMS)
+    for words, line in (
+        (("table6",), "say which pictures"),
+        (("table9", "--data", "d", "-o", "o"), "unknown table or figure 'table9': choose one of table4"),
+        (("table7", "--tier", "huge", "--data", "d", "-o", "o"), "unknown tier 'huge': choose one of smoke"),
+        (("table7", "--tier", "smoke", "--data", str(tmp_path), "-o", "o"), "no test set here"),
+    ):
+        assert run_cli(monkeypatch, "reproduce", *words) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == 1
+        assert line in errors[0]
+
+
+def test_missing_library_is_one_line(
+    pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"the plots need matplotlib: pip install 'mspd\[bench\]'"):
+        reproduce("fig8", pictures, tmp_path / "out", tier="smoke")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,102 @@
+"""The user study: blinded, complete, scored by the key; nothing but answers is taken as answers."""
+
+import base64
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mspd.cli as cli
+from mspd.benchmark import userstudy
+from mspd.errors import InputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def study(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A study of random pictures by tiny networks: its folder and the proxy."""
+    folder = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (folder / "data" / "test" / f"c{label}").mkdir(parents=True)
+        for index in range(10):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / "test" / f"c{label}" / f"{index}.png")
+    proxy = userstudy.make(folder / "data", folder / "out", preset=tiny, device="cpu")
+    return folder / "out", proxy
+
+
+def answers(folder: Path, path: Path, worse: set[str], participant: str = "a") -> Path:
+    """A filled file, as the page saves it."""
+    page = (folder / "study.html").read_text()
+    name = re.search(r'study: "(\w+)"', page)
+    assert name
+    items = json.loads((folder / "key.json").read_text())["items"]
+    votes = {item["id"]: "yes" if item["id"] in worse else "no" for item in items}
+    path.write_text(json.dumps({"study": name[1], "participant": participant, "answers": votes}))
+    return path
+
+
+def test_page_is_complete_and_blinded(study: tuple[Path, str]) -> None:
+    folder, proxy = study
+    page, items = (folder / "study.html").read_text(), json.loads((folder / "key.json").read_text())["items"]
+    assert [item["id"] for item in items] == [f"{i:03d}" for i in range(1, 201)]
+    for method in userstudy.METHODS:
+        for condition in userstudy.CONDITIONS:
+            assert sum((i["method"], i["condition"]) == (method, condition) for i in items) == 20
+    assert len({item["method"] for item in items[:20]}) == 2  # shuffled
+    assert not any(word in page for word in ("MCGS", "PGD", "http"))
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 400
+    assert Image.open(io.BytesIO(base64.b64decode(pictures[0]))).size == (16, 16)
+    raw = [n for n, item in enumerate(items) if item["condition"] == "raw"]
+    for n in raw:
+        a, b = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))).astype(int) for p in pictures[2 * n : 2 * n + 2]
+        )
+        assert 0 < np.abs(a - b).max() <= 8
+    assert "| MCGS | SSIM |" in proxy
+    with pytest.raises(UsageError, match="holds a study already"):
+        userstudy.make(folder.parent / "data", folder)
+
+
+def test_score(study: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = study
+    items = json.loads((folder / "key.json").read_text())["items"]
+    pgd = {i["id"] for i in items if (i["method"], i["condition"]) == ("PGD", "sharpened")}
+    one = next(i["id"] for i in items if i["method"] == "MCGS")
+    files = [answers(folder, tmp_path / f"{n}.json", worse, str(n)) for n, worse in enumerate((pgd, pgd, {one}))]
+    table = userstudy.score(folder / "key.json", files)
+    assert table.startswith("3 participants.")
+    assert "| PGD | 0/20 | 20/20 | 0/20 | 0/20 | 0/20 | 20/100 [13.3%, 28.9%] | 40/300 [" in table
+    assert "| MCGS | 0/20 | 0/20 | 0/20 | 0/20 | 0/20 | 0/100 [0.0%, 3.7%] | 1/300 [" in table
+
+
+def test_files_that_are_no_answers(
+    study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = study
+    key, good = folder / "key.json", answers(folder, tmp_path / "good.json", set())
+    content = json.loads(good.read_text())
+    for change, line in (
+        ({"study": "other"}, "answers to another study"),
+        ({"answers": {"001": "yes"}}, "the answers are not complete"),
+        ({"answers": {**content["answers"], "001": "maybe"}}, "the answers are not complete"),
+        ({"answers": 3}, "not a file of answers"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps({**content, **change}))
+        with pytest.raises(InputError, match=line):
+            userstudy.score(key, [tmp_path / "bad.json"])
+    with pytest.raises(InputError, match="a second file of participant 'a'"):
+        userstudy.score(key, [good, good])
+    with pytest.raises(UsageError, match=r"not a study's key\.json"):
+        userstudy.score(good, [good])
+    monkeypatch.setattr(sys, "argv", ["mspd", "userstudy", "score", str(good), "--key", str(key)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    assert "1 participants." in capsys.readouterr().out
