@@ -31,7 +31,8 @@ PAGE = ROOT / "web" / "page"
 HARNESS = """
 import { readFileSync } from "node:fs";
 const asked = JSON.parse(readFileSync(0, "utf-8"));
-const page = Object.assign({}, ...(await Promise.all(["noise", "view", "png"].map((n) => import(`${asked.page}/${n}.js`)))));
+const parts = ["noise", "view", "png"].map((name) => import(`${asked.page}/${name}.js`));
+const page = Object.assign({}, ...(await Promise.all(parts)));
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const floats = (text) => new Float32Array(bytes(text).buffer);
 const text = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
@@ -41,7 +42,8 @@ const tasks = {
   view: ({ height, width, pixels, size }) => text(page.shrink(bytes(pixels), height, width, size)),
   add({ height, width, pixels, before, after, size, levels }) {
     const rows = bytes(pixels);
-    const add = page.adder(page.perturbation(floats(before), floats(after), size, height, width), height, width, levels);
+    const moved = page.perturbation(floats(before), floats(after), size, height, width);
+    const add = page.adder(moved, height, width, levels);
     const rest = rows.subarray(5 * width * 3);
     add(rows, 0, 5);
     add(rest, 5, height - 5);

@@ -59,6 +59,8 @@ def protect(
     ] = None,
     on_error: Annotated[str, typer.Option(help="After a picture that fails: row (go on) or stop.")] = "row",
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
+    strip: Annotated[str | None, typer.Option(help="gps: leave out where the picture was taken.")] = None,
+    history: Annotated[bool, typer.Option("--history", help="Say in the XMP that mspd edited the picture.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Write protected copies; the originals are never touched. A folder run resumes after a kill."""
@@ -69,6 +71,8 @@ def protect(
     suffix = "." + format.lower().lstrip(".")
     if suffix not in SUFFIXES:
         raise UsageError(f"unknown format {format!r}: use png, tif, jpg, webp or bmp")
+    if strip not in (None, "gps"):
+        raise UsageError(f"--strip is {strip!r}: only gps can be left out")
     jobs = plan(pictures, out, suffix=suffix)
     report = report or jobs.report
     budget = None if eps is None else number(eps)
@@ -86,6 +90,8 @@ def protect(
             workers=workers,
             on_error=on_error,
             engine=engine,
+            strip_gps=strip == "gps",
+            history=history,
         ):
             counts[row["status"]] += 1
             if len(first) < _SHOWN:
@@ -93,6 +99,8 @@ def protect(
             progress.update(task, advance=1)
             if row["status"] == "failed":
                 _complain(row["error"])
+            elif "note" in row:
+                _complain(f"{row['id']}: {row['note']}")
     _protection_table(first)
     if counts["done"] + counts["skipped"] and jobs.root is not None:
         console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root}")
@@ -103,6 +111,24 @@ def protect(
         console.print(f"report: {report}")
     if counts["failed"]:
         raise typer.Exit(1)
+
+
+@app.command()
+def sign(
+    original: Annotated[Path, typer.Argument(help="The picture as it was.")],
+    protected: Annotated[Path, typer.Argument(help="Its protected copy; gets the manifest, its pixels stay.")],
+    certificates: Annotated[Path, typer.Option(help="Your certificate and its issuers, PEM, yours first.")],
+    key: Annotated[Path, typer.Option(help="Your private key, PEM (PKCS 8).")],
+    strip: Annotated[str | None, typer.Option(help="gps: redact the original's metadata that may hold it.")] = None,
+) -> None:
+    """Sign the copy as an edit of the original (C2PA), the original's own credentials becoming its parent's."""
+    from mspd.provenance import Credentials
+    from mspd.provenance import sign as run
+
+    if strip not in (None, "gps"):
+        raise UsageError(f"--strip is {strip!r}: only gps can be left out")
+    run(original, protected, Credentials(certificates, key), strip_gps=strip == "gps")
+    console.print(f"signed: {protected}")
 
 
 @app.command()

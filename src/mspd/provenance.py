@@ -11,7 +11,6 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ _GPS = 0x8825
 #: labels of assertions that may hold a place
 _PLACES = ("stds.exif", "stds.iptc", "c2pa.metadata", "cawg.metadata")
 _EVENT = (
-    '<rdf:li rdf:parseType="Resource"><stEvt:action>edited</stEvt:action><stEvt:softwareAgent>{agent}'
-    "</stEvt:softwareAgent><stEvt:when>{when}</stEvt:when></rdf:li>"
+    '<rdf:li rdf:parseType="Resource"><stEvt:action>edited</stEvt:action>'
+    "<stEvt:softwareAgent>{agent}</stEvt:softwareAgent></rdf:li>"
 )
 _PACKET = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -71,10 +70,10 @@ def without_gps(picture: Picture) -> Picture:
     return replace(picture, exif=exif, xmp=xmp)
 
 
-def with_history(picture: Picture, now: datetime | None = None) -> Picture:
-    """The picture with a line in its XMP history: edited, by mspd, when."""
-    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    event = _EVENT.format(agent=_agent(), when=when)
+def with_history(picture: Picture) -> Picture:
+    """The picture with a line in its XMP history: edited, by mspd. No time, so that the same call gives the same
+    bytes."""
+    event = _EVENT.format(agent=f"mspd {version('mspd')}")
     xmp = picture.xmp.decode("utf-8", "surrogateescape") if picture.xmp else ""
     before, found, after = xmp.rpartition("</rdf:RDF>")
     history = re.search(r"(<xmpMM:History>\s*<rdf:Seq>.*?)(</rdf:Seq>)", xmp, flags=re.DOTALL)
@@ -190,7 +189,3 @@ def _replace(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _agent() -> str:
-    return f"mspd {version('mspd')}"

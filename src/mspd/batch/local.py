@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Condition, Thread
@@ -23,6 +23,7 @@ from mspd.batch.plan import Job
 from mspd.batch.report import Report, Row
 from mspd.errors import ImageError, MspdError, UsageError
 from mspd.protector import Perturbation, Protector
+from mspd.provenance import has_credentials, with_history, without_gps
 
 VERSION = 1
 #: between reading and writing there are never more pictures (two full batches where that is more), nor (but for one
@@ -50,6 +51,8 @@ class Options:
     seed: int
     quality: int = 95
     workers: int | None = None
+    strip_gps: bool = False
+    history: bool = False
 
 
 def run(
@@ -62,6 +65,8 @@ def run(
     workers: int | None = None,
     on_error: str = "row",
     engine: str = "local",
+    strip_gps: bool = False,
+    history: bool = False,
 ) -> Iterator[Row]:
     """Protect each job, yielding its row: id, status ("done", "failed" or "skipped") and the fields of `Protection` or
     the error. `jobs` may be walked more than once; rows come in its order (from Ray: as they are ready).
@@ -71,7 +76,8 @@ def run(
     written ends the run (ImageError).
 
     workers: threads that read, and as many that write; with engine "ray", processes that compute. on_error: "row" goes
-    on after a failed picture, "stop" ends the run after its row.
+    on after a failed picture, "stop" ends the run after its row. strip_gps, history: see `provenance.without_gps` and
+    `with_history`. A row has a "note" where the original's content credentials are not in the copy.
     """
     if on_error not in ("row", "stop"):
         raise UsageError(f"on_error is {on_error!r}: use row or stop")
@@ -81,11 +87,13 @@ def run(
         chosen = protect
     else:
         raise UsageError(f"unknown engine {engine!r}: use local or ray")
-    log = Report(report, {**protector.identity(), "seed": seed, "quality": quality, "version": VERSION})
+    options = Options(seed, quality, workers, strip_gps, history)
+    settings = {key: value for key, value in asdict(options).items() if key != "workers" and value is not False}
+    log = Report(report, {**protector.identity(), **settings, "version": VERSION})
     try:
         if log.unfinished:
             sweep(job for job in jobs if job.id in log.unfinished)
-        rows = chosen(protector, jobs, lambda job: _look(job, log), log.append, Options(seed, quality, workers))
+        rows = chosen(protector, jobs, lambda job: _look(job, log), log.append, options)
         try:
             for row in rows:
                 yield row
@@ -323,11 +331,16 @@ class _Pipeline:
             item.again = exists(job.output)
             if item.again and (not task.started or _same(job)):
                 raise _taken(job)
-            item.picture = load(job.source)
+            item.picture = self._cleaned(load(job.source))
             item.pixels = item.picture.pixels[:, :, 0].size
             item.view = self.protector.view(item.picture.pixels)
         except FAILURES as error:
             self._end(item, _failed(job, error))
+
+    def _cleaned(self, picture: images.Picture) -> images.Picture:
+        if self.options.strip_gps:
+            picture = without_gps(picture)
+        return with_history(picture) if self.options.history else picture
 
     # ------------------------------------------------------------ computing
 
@@ -369,7 +382,10 @@ class _Pipeline:
         else:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(job.source, job.output, perturbation, check, seed)
-        return {"id": job.id, "status": "done", **done.row()}
+        row = {"id": job.id, "status": "done", **done.row()}
+        if isinstance(job.source, Path) and has_credentials(job.source):
+            row["note"] = "the original's content credentials are not in the copy: 'mspd sign' adds them"
+        return row
 
     def _end(self, item: _Item, row: Row) -> None:
         """The row of an item, on record; but that of a member of a shard still to be written is not yet."""

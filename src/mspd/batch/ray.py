@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def protect(
     workers = options.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
     found = data.from_items([{"jobs": b} for b in blocks], override_num_blocks=len(blocks)).map_batches(
         Worker,
-        fn_constructor_args=(protector, Options(options.seed, options.quality), threads),
+        fn_constructor_args=(protector, replace(options, workers=None), threads),
         batch_size=1,
         compute=data.ActorPoolStrategy(size=min(workers, len(blocks))),
         num_cpus=threads,
