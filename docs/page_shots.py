@@ -31,7 +31,7 @@ def browser(profile: str) -> webdriver.Chrome:
 
 
 def shoot(driver: webdriver.Chrome, name: str, width: int, height: int, scheme: str, top: str) -> None:
-    """The page at that size and in that scheme, scrolled to `top`, in 64 colours."""
+    """The page at that size and in that scheme, scrolled to `top`, in 128 colours."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -58,8 +58,7 @@ def main() -> None:
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, ".result:not([hidden]) .verdict"))
         shoot(driver, "page-light.png", 1000, 1400, "light", "body")
         shoot(driver, "page-dark.png", 1000, 1400, "dark", ".picture.done")
-        shoot(driver, "page-phone.png", 390, 844, "light", "body")
-        shoot(driver, "page-phone-2.png", 390, 844, "dark", ".picture.done .check")
+        shoot(driver, "page-phone.png", 390, 844, "light", "#pictures")
     server.terminate()
     server.wait()
 

@@ -38,7 +38,7 @@ class Limits:
 
     bytes: int = 100_000_000
     pixels: int = 50_000_000
-    waiting: int = 8
+    waiting: int = 4
     upload_seconds: float = 60.0
     seconds: float = 900.0
 

@@ -112,7 +112,7 @@ class Picture {
     const { label, confidence, linf, eps, ssim } = this.report;
     this.copy = copy;
     this.become("done");
-    const sure = `${Math.round(100 * confidence)} % sure`;
+    const sure = `${Math.round(100 * confidence)}\u00a0% sure`;
     this.say(confidence < 0.5 ? `Recognised with little certainty: ${label}, ${sure}` : `Recognised: ${label}, ${sure}`);
     const budget = Math.round(eps * 255);
     this.part(".facts").textContent =
