@@ -107,8 +107,9 @@ def test_gradients_are_taken_where_the_caller_has_none(protector: Protector) -> 
 
 def test_torchvision_transform(protector: Protector) -> None:
     needs("torchvision")
-    v2 = torchvision().transforms.v2
+    torchvision()
     from torchvision import tv_tensors
+    from torchvision.transforms import v2
 
     from mspd.pipelines.images import ProtectImages
 
