@@ -31,17 +31,20 @@ PAGE = ROOT / "web" / "page"
 HARNESS = """
 import { readFileSync } from "node:fs";
 const asked = JSON.parse(readFileSync(0, "utf-8"));
-const page = Object.assign({}, ...(await Promise.all(["noise", "view", "png"].map((n) => import(`${asked.page}/${n}.js`)))));
+const [{ noise }, page, { pngWriter }] = await Promise.all(
+  ["noise", "view", "png"].map((name) => import(`${asked.page}/${name}.js`)),
+);
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const floats = (text) => new Float32Array(bytes(text).buffer);
 const text = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
 const tasks = {
-  noise: ({ seed, length }) => text(page.noise(seed, length)),
+  noise: ({ seed, length }) => text(noise(seed, length)),
   sizes: ({ shapes, size, longest }) => shapes.map(([h, w]) => page.nativeSize(h, w, size, longest)),
   view: ({ height, width, pixels, size }) => text(page.shrink(bytes(pixels), height, width, size)),
   add({ height, width, pixels, before, after, size, levels }) {
     const rows = bytes(pixels);
-    const add = page.adder(page.perturbation(floats(before), floats(after), size, height, width), height, width, levels);
+    const moved = page.perturbation(floats(before), floats(after), size, height, width);
+    const add = page.adder(moved, height, width, levels);
     const rest = rows.subarray(5 * width * 3);
     add(rows, 0, 5);
     add(rest, 5, height - 5);
@@ -49,7 +52,7 @@ const tasks = {
   },
   async png({ height, width, pixels }) {
     const rows = bytes(pixels);
-    const writer = page.pngWriter(height, width);
+    const writer = pngWriter(height, width);
     await writer.write(rows.slice(0, 5 * width * 3), 5);
     await writer.write(rows.slice(5 * width * 3), height - 5);
     return text(new Uint8Array(await (await writer.close()).arrayBuffer()));
@@ -228,15 +231,13 @@ def test_page(site: http.server.ThreadingHTTPServer, browser: Any, tmp_path: Pat
         "Network.emulateNetworkConditions",
         {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
     )
-    assert (
-        browser.execute_async_script(
-            "const done = arguments[0]; fetch(location.href).then(() => done('online'), () => done('offline'))"
-        )
-        == "offline"
+    asked = (
+        "fetch(location.href, {cache: 'no-store'}).then(() => arguments[0]('online'), () => arguments[0]('offline'))"
     )
+    assert browser.execute_async_script(asked) == "offline"
 
     by_id = functools.partial(browser.find_element, "id")
-    by_id("settings").click()
+    browser.find_element("css selector", "#settings summary").click()
     by_id("seed").send_keys("123456789012")
     names = [*pictures, "broken", "clear"]
     by_id("files").send_keys("\n".join(str(tmp_path / f"{name}.png") for name in names))
