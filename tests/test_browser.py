@@ -179,8 +179,15 @@ def site() -> Iterator[http.server.ThreadingHTTPServer]:
     server.server_close()
 
 
+#: where the networks run, and the flags that Chromium needs for it: SwiftShader is a graphics processor in software
+PLACES = {
+    "wasm": ("disable-gpu",),
+    "webgpu": ("enable-unsafe-webgpu", "use-webgpu-adapter=swiftshader", "enable-features=Vulkan"),
+}
+
+
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
+def browser(place: str, tmp_path: Path) -> Iterator[Any]:
     """Headless Chromium with an empty profile; it saves downloads to tmp_path/saved."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -189,8 +196,8 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync", f"user-data-dir={tmp_path / 'profile'}",
+        "headless", "no-sandbox", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", f"user-data-dir={tmp_path / 'profile'}", *PLACES[place],
     ):  # fmt: skip
         options.add_argument(f"--{flag}")
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "saved")})
@@ -209,7 +216,8 @@ def until(condition: Any, seconds: float) -> Any:
 
 
 @pytest.mark.science
-def test_page(site: http.server.ThreadingHTTPServer, browser: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_page(site: http.server.ThreadingHTTPServer, browser: Any, place: str, tmp_path: Path) -> None:
     """Offline after load, the page protects photos of several shapes; its PNGs equal PyTorch's at equal noise."""
     with Image.open(ROOT / "examples" / "cat.png") as cat:
         cat = cat.convert("RGB")
@@ -223,7 +231,8 @@ def test_page(site: http.server.ThreadingHTTPServer, browser: Any, tmp_path: Pat
     started = time.monotonic()
     browser.get(f"http://127.0.0.1:{site.server_address[1]}/")
     ready = until(lambda: browser.execute_script("return document.body.dataset.ready"), 300)
-    print(f"\nloaded in {time.monotonic() - started:.1f} s, runs on {ready}")
+    assert ready == place
+    print(f"\n{place}: loaded in {time.monotonic() - started:.1f} s")
     site.shutdown()
     site.server_close()
     browser.execute_cdp_cmd("Network.enable", {})
