@@ -17,7 +17,8 @@ worker.addEventListener("error", () => answers.broken({ message: "the page's fil
 const answers = {
   loading({ loaded, total }) {
     byId("loading").value = loaded / total;
-    byId("state").textContent = `Loading the networks: ${megabytes(loaded)} of ${megabytes(total)} MB`;
+    const text = `Loading the networks: ${megabytes(loaded)} of ${megabytes(total)} MB`;
+    byId("state").textContent = loaded < total ? text : "Starting the networks…";
   },
   ready({ provider, threads, eps }) {
     const where = { webgpu: "on the graphics processor", wasm: `on the processor${threads > 1 ? `, ${threads} threads` : ""}` };
@@ -104,19 +105,21 @@ function show({ id, blob, differences, most, height, width, label, sure, defende
   const compare = item.querySelector(".compare");
   compare.style.setProperty("--ratio", width / height);
   compare.style.setProperty("--widest", `${Math.max(width, 256)}px`);
-  item.querySelector("[type=range]").addEventListener("input", ({ target }) => {
-    compare.style.setProperty("--cut", `${target.value}%`);
+  const slider = item.querySelector("[type=range]");
+  slider.addEventListener("input", () => compare.style.setProperty("--cut", `${slider.value}%`));
+  slider.setAttribute("aria-label", `Original or protected: ${file.name}`);
+  item.querySelector("[type=checkbox]").addEventListener("change", ({ target }) => {
+    difference.hidden = !target.checked;
+    slider.disabled = target.checked;
   });
-  item.querySelector("[type=range]").setAttribute("aria-label", `Original or protected: ${file.name}`);
-  item.querySelector("[type=checkbox]").addEventListener("change", ({ target }) => (difference.hidden = !target.checked));
   const link = item.querySelector(".download");
   link.href = after.src;
   link.download = `${file.name.replace(/\.[^.]*$/, "")}.protected.png`;
   link.setAttribute("aria-label", `Download ${link.download}`);
 
-  const percent = `${Math.round(100 * sure)} % sure${sure < 0.5 ? ", which is low" : ""}`;
-  const seconds = `${(took / 1000).toFixed(1)} s`;
-  line(item, `Read as ${label} (${percent}). No pixel moved by more than ${most} of 255. ${width} × ${height}, ${seconds}.`);
+  const percent = `${Math.round(100 * sure)}\u00a0% sure${sure < 0.5 ? ", which is low" : ""}`;
+  const seconds = `${(took / 1000).toFixed(1)}\u00a0s`;
+  line(item, `Read as ${label} (${percent}). No pixel moved by more than ${most} of 255. ${width}\u00a0×\u00a0${height}, ${seconds}.`);
   item.querySelector("progress").hidden = true;
   item.querySelector(".result").hidden = false;
   Object.assign(item.dataset, { state: "done", label, most, defended, took });
