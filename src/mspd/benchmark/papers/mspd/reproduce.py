@@ -86,7 +86,7 @@ def _setting(name: str, study: Study) -> str:
     tier = study.tier
     sizes = sorted({run.n for run in _item(name).runs(tier)})
     return (
-        f"Tier {tier.name}: the first {' and '.join(map(str, sizes)) or len(study.data)} test pictures, classifier "
+        f"Tier {tier.name}: the first {' and '.join(map(str, sizes)) or tier.n_strong} test pictures, classifier "
         f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
         f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
