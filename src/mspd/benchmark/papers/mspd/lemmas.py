@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.benchmark.papers.mspd.report import Report, numbers_above
+from mspd.benchmark.papers.mspd.report import Report, numbers_above, plain
 from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.table11 import ranks
 from mspd.benchmark.papers.mspd.tier import Function, Tier, ours

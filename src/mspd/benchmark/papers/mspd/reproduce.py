@@ -58,7 +58,7 @@ def reproduce(
     page = out / f"{name}.md"
     result = _result(name, item, study, report)
     out.mkdir(parents=True, exist_ok=True)
-    write(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write(page, markdown(item.TITLE, _setting(name, study), report, study.found.left_out))
     if plot is not None:
         plot(study, out)

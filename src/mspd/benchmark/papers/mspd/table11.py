@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mspd.benchmark.papers.mspd.report import (
+from mspd.benchmark.papers.mspd.report import (  # fmt: skip
     COST,
     NOTHING,
     Ordering,
@@ -15,7 +15,8 @@ from mspd.benchmark.papers.mspd.report import (
     number,
     numbers_above,
     percent,
-)  # fmt: skip
+    plain,
+)
 from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.metrics import gradient_similarity, loss_split
