@@ -6,7 +6,7 @@ import torch
 
 from mspd.benchmark.papers.mspd.fig6 import adversarials
 from mspd.benchmark.papers.mspd.plots import pictures
-from mspd.benchmark.papers.mspd.report import Report, number, numbers_above
+from mspd.benchmark.papers.mspd.report import Report, numbers_above, plain
 from mspd.benchmark.papers.mspd.study import Found, Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 
@@ -37,7 +37,7 @@ def report(found: Found, tier: Tier) -> Report:
         own = None if mine is None else float(mine.ssim[ids].mean())
         theirs = None if attack is None else float(attack.attack_ssim[ids].mean())
         values[name] = [own, theirs]
-    rows = [[name, *(number(value, None, ".4f") for value in pair)] for name, pair in values.items()]
+    rows = [[name, *(plain(value) for value in pair)] for name, pair in values.items()]
     (own_low, pgd_low), (own_high, pgd_high) = values.values()
     orderings = [
         numbers_above("SSIM of MCGS is lower on simple pictures", own_high, own_low, ".4f"),

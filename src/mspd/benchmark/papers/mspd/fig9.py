@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mspd.benchmark.papers.mspd import table11
 from mspd.benchmark.papers.mspd.plots import pictures
-from mspd.benchmark.papers.mspd.report import Ordering, Report, number, numbers_above
+from mspd.benchmark.papers.mspd.report import Ordering, Report, numbers_above, plain
 from mspd.benchmark.papers.mspd.study import Found, Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier
 from mspd.metrics import cosine
@@ -23,10 +23,10 @@ def runs(tier: Tier) -> list[Run]:
 def extras(study: Study) -> None:
     x, _ = study.originals(study.tier.n)
     moves = {}
-    for name, model in table11.backbones(study.tier).items():
+    for model in table11.backbones(study.tier).values():
         shown = study.defended(runs(study.tier)[0], OURS, backbone=model)
         if shown is not None:
-            moves[name] = shown - x
+            moves[model] = shown - x
     study.found.extras["cosine"] = {
         f"{a}, {b}": round(float(cosine(moves[a], moves[b]).nanmean()), 4) for a, b in combinations(moves, 2)
     }
@@ -34,11 +34,11 @@ def extras(study: Study) -> None:
 
 def report(found: Found, tier: Tier) -> Report:
     def kind(pair: str) -> int:
-        return sum(name in tier.nonrobust for name in pair.split(", "))
+        return sum(name in tier.nonrobust.values() for name in pair.split(", "))
 
     kinds = ("robust and robust", "robust and nonrobust", "nonrobust and nonrobust")
     cosines: dict[str, float] = found.extras["cosine"]
-    rows = [[pair, kinds[kind(pair)], number(value, None)] for pair, value in cosines.items()]
+    rows = [[pair, kinds[kind(pair)], plain(value, ".3f")] for pair, value in cosines.items()]
     means = []
     for count in (0, 1):
         values = [value for pair, value in cosines.items() if kind(pair) == count]
@@ -56,8 +56,9 @@ def plot(study: Study, out: Path) -> None:
     cars = (y == CAR).nonzero()[:, 0].tolist()
     ids = [*cars[:2], *(i for i in range(4) if i not in cars[:2])][:3]
     columns = {"original": x[ids].cpu()}
-    for name, model in table11.backbones(study.tier).items():
+    for model in table11.backbones(study.tier).values():
         shown = study.defended(runs(study.tier)[0], OURS, backbone=model)
         if shown is not None:
-            columns[name.replace(" (", "\n(")] = shown[ids].cpu()
+            kind = "nonrobust" if model in study.tier.nonrobust.values() else "robust"
+            columns[f"{model}\n({kind})"] = shown[ids].cpu()
     pictures(columns, columns["original"], out / "fig9.png")

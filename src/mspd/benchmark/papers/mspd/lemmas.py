@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.benchmark.papers.mspd.report import Report, number, numbers_above
+from mspd.benchmark.papers.mspd.report import Report, numbers_above, plain
 from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.table11 import ranks
 from mspd.benchmark.papers.mspd.tier import Function, Tier, ours
@@ -68,7 +68,7 @@ def alignment_and_effect(
         known = ~alike.isnan()
         pairs = list(zip(alike[known].tolist(), effect[known].tolist(), strict=True))
         found[name] = {
-            "cosine": float(alike.nanmean()), "effect": float(effect.mean()), "rank correlation": ranks(pairs),
+            "cosine": float(alike.nanmean()), "loss lowered by": float(effect.mean()), "rank correlation": ranks(pairs),
         }  # fmt: skip
     return found
 
@@ -130,22 +130,22 @@ def report(found: Found, tier: Tier) -> Report:
     one, two, three, four = (found.extras[f"lemma {k}"] for k in (1, 2, 3, 4))
     rows, orderings = [], []
     for name, values in one.items():
-        rows += [[f"1: {key}", name, number(value, None, ".4f")] for key, value in values.items()]
+        rows += [[f"1: {key}", name, plain(value)] for key, value in values.items()]
         if name not in tier.nonrobust.values():
             claim = f"1: on {name} the effect rises with the alignment, over pictures: rank correlation above 0"
             orderings.append(numbers_above(claim, values["rank correlation"], 0.0))
-    pairs = [(values["cosine"], values["effect"]) for values in one.values()]
+    pairs = [(values["cosine"], values["loss lowered by"]) for values in one.values()]
     claim = "1: over targets the effect rises with the alignment: rank correlation above 0"
     orderings.append(numbers_above(claim, ranks(pairs), 0.0))
-    rows += [["2: backbone loss", name, number(value, None, ".4f")] for name, value in two.items()]
+    rows += [["2: backbone loss", name, plain(value)] for name, value in two.items()]
     orderings += [
         numbers_above("2: forward lowers the loss", two["original"], two["forward"], ".4f"),
         numbers_above("2: forward lowers the loss more than backward", two["backward"], two["forward"], ".4f"),
     ]
-    rows += [["3: share of energy in the shared subspace", name, number(v, None, ".4f")] for name, v in three.items()]
+    rows += [["3: share of energy in the shared subspace", name, plain(v)] for name, v in three.items()]
     orderings.append(numbers_above("3: backward above forward", three["backward"], three["forward"], ".4f"))
     for name, values in four.items():
-        rows += [[f"4: {key}", name, number(value, None, ".4f")] for key, value in values.items()]
+        rows += [[f"4: {key}", name, plain(value)] for key, value in values.items()]
     ranked = sorted(four.values(), key=lambda values: -values["cosine"])
     for better, worse in pairwise(ranked):
         claim = f"4: residual at cosine {better['cosine']:.2f} below that at {worse['cosine']:.2f}"
@@ -154,4 +154,4 @@ def report(found: Found, tier: Tier) -> Report:
         f"Lemma 3: the shared subspace is taken as the span of {DIRECTIONS} gradients of {tier.target} at noisy copies "
         f"of the picture; both epochs take {tier.inner} steps. The paper defines it only in words."
     ]
-    return Report(["check", "", "measured / paper"], rows, orderings, ["\n\n".join(remarks)])
+    return Report(["check", "", "measured"], rows, orderings, ["\n\n".join(remarks)])

@@ -82,8 +82,12 @@ def percent(found: Field | None, what: str, paper: float | None) -> str:
 
 def number(found: float | None, paper: float | None, form: str = ".3f") -> str:
     """ "0.962 / 0.9618"."""
-    measured = NOTHING if found is None or found != found else f"{found:{form}}"
-    return f"{measured} / {NOTHING if paper is None else f'{paper:g}'}"
+    return f"{plain(found, form)} / {NOTHING if paper is None else f'{paper:g}'}"
+
+
+def plain(found: float | None, form: str = ".4f") -> str:
+    """The number, where the paper has none beside it."""
+    return NOTHING if found is None or found != found else f"{found:{form}}"
 
 
 def mean(found: Field | None, what: str) -> float | None:

@@ -58,7 +58,7 @@ def reproduce(
     page = out / f"{name}.md"
     result = _result(name, item, study, report)
     out.mkdir(parents=True, exist_ok=True)
-    write(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write(page, markdown(item.TITLE, _setting(name, study), report, study.found.left_out))
     if plot is not None:
         plot(study, out)
@@ -86,7 +86,7 @@ def _setting(name: str, study: Study) -> str:
     tier = study.tier
     sizes = sorted({run.n for run in _item(name).runs(tier)})
     return (
-        f"Tier {tier.name}: the first {' and '.join(map(str, sizes)) or len(study.data)} test pictures, classifier "
+        f"Tier {tier.name}: the first {' and '.join(map(str, sizes)) or tier.n_strong} test pictures, classifier "
         f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
         f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mspd.benchmark.papers.mspd.report import (
+from mspd.benchmark.papers.mspd.report import (  # fmt: skip
     COST,
     NOTHING,
     Ordering,
@@ -15,7 +15,8 @@ from mspd.benchmark.papers.mspd.report import (
     number,
     numbers_above,
     percent,
-)  # fmt: skip
+    plain,
+)
 from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.metrics import gradient_similarity, loss_split
@@ -67,10 +68,10 @@ def alignment(backbone: str, target: str, x: Tensor, y: Tensor) -> float:
     return round(float(similarity.nanmean()), 4)
 
 
-def split(target: str, x: Tensor, y: Tensor, robust: Tensor) -> list[float]:
-    """The target's loss before the attack: over all images, those that survive it, those that fall."""
+def split(target: str, x: Tensor, y: Tensor, robust: Tensor) -> list[float | None]:
+    """The target's loss before the attack: over all images, those that survive it, those that fall; None over none."""
     each = losses(load_model(target, x.device), x, y).cpu()
-    return [round(value, 4) for value in loss_split(each, robust)]
+    return [None if value != value else round(value, 4) for value in loss_split(each, robust)]
 
 
 def report(found: Found, tier: Tier) -> Report:
@@ -85,7 +86,7 @@ def report(found: Found, tier: Tier) -> Report:
         if row not in models:
             continue
         name, each = models[row], fields[row]
-        own = "/".join(f"{value:.2f}" for value in split_losses.get(name, ())) or NOTHING
+        own = "/".join(plain(value, ".2f") for value in split_losses.get(name, ())) or NOTHING
         rows.append([
             row, name, number(similarity.get(name), alike, ".4f"), cost_cell(costs, f"{OURS} on {name}", seconds),
             percent(each, "clean", clean), percent(each, "robust", robust),
