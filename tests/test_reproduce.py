@@ -253,6 +253,13 @@ def test_published_ids() -> None:
     assert (paper.samples, paper.epochs, paper.queries, paper.n) == (20, 100, 10_000, 1000)
 
 
+def test_no_model_at_all_is_one_line(pictures: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    tier = replace(SMOKE, targets={"ResNet-18": "nowhere"})
+    with pytest.raises(UsageError, match="table6: nothing can be measured: target nowhere: nowhere is not shipped yet"):
+        reproduce("table6", pictures, tmp_path / "out", tier=tier)
+    assert not (tmp_path / "out").exists()
+
+
 def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["mspd", *words])
     with pytest.raises(SystemExit) as caught:

@@ -41,7 +41,7 @@ def reproduce(
 
     data: as for `benchmark`. What is measured stays in the same folder and serves the other tables too; a call that was
     stopped goes on. Returns the Markdown file. UsageError for an unknown name or tier, and where matplotlib is missing
-    for a plot; else as `benchmark`.
+    for a plot, and where none of the models is there; else as `benchmark`.
     """
     item = _item(name)
     chosen = get_tier(tier) if isinstance(tier, str) else tier
@@ -52,6 +52,8 @@ def reproduce(
     study = Study(chosen, _pictures(data, chosen), out, device)
     for run in item.runs(chosen):
         study.measure(run)
+    if study.found.left_out and not study.found.cells:
+        raise UsageError(f"{name}: nothing can be measured: {study.found.left_out[0]}")
     if hasattr(item, "extras"):
         item.extras(study)
     report: Report = item.report(study.found, chosen)
