@@ -10,7 +10,7 @@ from mspd.attacks.square import square
 from mspd.ball import image_generators
 from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, eval_mode
-from mspd.models import load_model
+from mspd.models import list_models, load_model
 from mspd.models.flow import ConditionalFlow
 from mspd.objectives import margin
 
@@ -95,6 +95,8 @@ def surrogate_loss(
 
 
 def _load_flow() -> ConditionalFlow:
+    if "mcg-cifar10" not in list_models():
+        raise UsageError("no flow is shipped yet: train one (mspd train mcg-cifar10) and pass flow=")
     flow = load_model("mcg-cifar10")
     assert isinstance(flow, ConditionalFlow)
     return flow

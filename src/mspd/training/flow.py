@@ -22,9 +22,9 @@ from mspd.smoothing import input_gradient, prepare
 from mspd.training.recipe import Recipe
 
 #: momentum steps that make a perturbation, and the noise that makes its two values a density, in units of the budget
-STEPS, SPREAD = 10, 0.1
+STEPS, SPREAD = 5, 0.1
 #: share of the training that is the first stage; inner steps and rate of the second
-FIRST, INNER, RATE = 0.7, 3, 4e-4
+FIRST, INNER, RATE = 0.3, 3, 4e-4
 
 
 class Flow:
