@@ -229,7 +229,7 @@ def test_page(site: http.server.ThreadingHTTPServer, browser: Any, place: str, t
     cat.convert("RGBA").rotate(45).save(tmp_path / "clear.png")
 
     started = time.monotonic()
-    browser.get(f"http://127.0.0.1:{site.server_address[1]}/")
+    browser.get(f"http://127.0.0.1:{site.server_address[1]}/?on={place}")
     ready = until(lambda: browser.execute_script("return document.body.dataset.ready"), 300)
     assert ready == place
     print(f"\n{place}: loaded in {time.monotonic() - started:.1f} s")

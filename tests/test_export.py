@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 
 import mspd.cli as cli
 import mspd.export as export
-from mspd import MspdError, Protector, UsageError, images
+from mspd import PRESETS, MspdError, Protector, UsageError, images
 from mspd.ball import image_generators
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'mspd[onnx]'")
@@ -86,9 +88,14 @@ def test_command(
             cli.main()
         return int(stop.value.code or 0), *capsys.readouterr()
 
-    data = (folder / "defense.onnx").read_bytes()  # of two noisy copies, where the preset has one
+    data = (folder / "defense.onnx").read_bytes()
     monkeypatch.setattr(export, "to_onnx", lambda protector: data)
-    code, _, err = call("tflite", "--preset", tiny, "-o", tmp_path / "out")
+    monkeypatch.setitem(PRESETS, tiny, replace(PRESETS[tiny], n_samples=2))
+    code, out, err = call("onnx", "--preset", tiny, "-o", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert re.search(r"defense.onnx: [\d.]+ MB; of \d+ pixels in 4 checked pictures 0\.\d+% have another", out)
+    assert (tmp_path / "out" / "defense.onnx").read_bytes() == data
+    code, _, err = call("tflite", "--preset", tiny, "-o", tmp_path / "other")
     assert (code, err) == (2, "mspd: unknown format 'tflite': the defence can be exported as onnx\n")
     code, _, err = call("onnx", "--preset", tiny, "-o", folder)
     assert code == 2

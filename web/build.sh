@@ -2,9 +2,9 @@
 # Put the static page together in web/dist: the page, onnxruntime-web from npm, and the exported defence.
 # Usage: web/build.sh [PRESET or folder written by 'mspd export onnx'], by default photo. Needs npm and 'mspd[onnx]'.
 set -eu
-cd "$(dirname "$0")"
 defence=${1:-photo}
-case $defence in /*) ;; */*) defence=$OLDPWD/$defence ;; esac
+if [ -d "$defence" ]; then defence=$(cd "$defence" && pwd); fi
+cd "$(dirname "$0")"
 
 npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts
 rm -rf dist

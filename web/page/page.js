@@ -2,7 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 const jobs = new Map();
-const worker = new Worker("worker.js", { type: "module" });
+const worker = new Worker(`worker.js${location.search}`, { type: "module" });
 
 const STAGES = {
   reading: "Reading the picture…",

@@ -65,9 +65,13 @@ async function download(address, total) {
   return bytes;
 }
 
-/** Opens the session on the graphics card where there is one that manages a first picture, else in WebAssembly. */
+/** Opens the session on the graphics processor where there is a real one that manages a first picture, else in
+ * WebAssembly; the page's address may insist on one of them: ?on=webgpu, ?on=wasm. */
 async function start(model) {
-  if (await navigator.gpu?.requestAdapter().catch(() => null)) {
+  const asked = new URL(location).searchParams.get("on");
+  const adapter = asked === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);
+  const inSoftware = adapter?.info.isFallbackAdapter ?? adapter?.isFallbackAdapter;
+  if (adapter && (asked === "webgpu" || !inSoftware)) {
     try {
       await open("webgpu", model);
       return "webgpu";
