@@ -32,7 +32,7 @@ PRESETS = {
             targets=("wrn16-2-cifar10", "rn18-cifar10"),
             size=32,
             eps=8 / 255,
-            n_samples=2,
+            n_samples=5,
             soft_labels=0,
         ),
         Preset(
