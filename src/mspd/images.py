@@ -80,6 +80,7 @@ class Picture:
             it is and turns nothing
     icc, xmp: bytes as in the file, but for an orientation inside the XMP, set to 1 when the EXIF one was applied
     dpi:    (horizontal, vertical)
+    credentials: whether the file carries content credentials (C2PA), which are not written back
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Picture:
     icc: bytes | None
     xmp: bytes | None
     dpi: tuple[float, float] | None
+    credentials: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,8 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
             plain = plain.transpose(_TURNS[turn])
         array: Pixels = np.array(plain)
         icc = _bytes(im.info.get("icc_profile"))
+        file.seek(0)
+        data = file.read()
     array = array.reshape(*array.shape[:2], -1)
     has_alpha = array.shape[2] in (2, 4)
     return Picture(
@@ -285,6 +289,7 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
         icc=icc,
         xmp=xmp,
         dpi=dpi,
+        credentials=b"jumb" in data and b"c2pa\0" in data,  # the labels of its boxes; nothing is validated
     )
 
 

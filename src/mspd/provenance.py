@@ -86,12 +86,6 @@ def with_history(picture: Picture) -> Picture:
     return replace(picture, xmp=xmp.encode("utf-8", "surrogateescape"))
 
 
-def has_credentials(path: str | Path) -> bool:
-    """Does the file carry a C2PA manifest? (Found by its box labels; nothing is validated.)"""
-    data = Path(path).read_bytes()
-    return b"jumb" in data and b"c2pa\0" in data
-
-
 def sign(original: str | Path, written: str | Path, credentials: Credentials, *, strip_gps: bool = False) -> None:
     """Give the file `written`, made from `original`, a signed manifest: opened the original, edited it by mspd.
 
@@ -110,7 +104,7 @@ def sign(original: str | Path, written: str | Path, credentials: Credentials, *,
             raise ImageError(f"{path}: {path.suffix} files carry no content credentials; use .png, .jpg or .webp")
     certificates, key = (_read(path) for path in (credentials.certificates, credentials.key))
     source, kind = original.read_bytes(), _TYPES[original.suffix.lower()]
-    redactions = _redactions(c2pa, source, kind, strip_gps) if has_credentials(original) else []
+    redactions = _redactions(c2pa, source, kind, strip_gps) if images.read(original).credentials else []
     edited = {"action": "c2pa.edited", "softwareAgent": {"name": "mspd", "version": version("mspd")}}
     removed = [{"action": "c2pa.redacted", "reason": "c2pa.PII.present", "parameters": {"redacted": uri}}
                for uri in redactions]  # fmt: skip

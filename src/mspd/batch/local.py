@@ -23,7 +23,7 @@ from mspd.batch.plan import Job
 from mspd.batch.report import Report, Row
 from mspd.errors import ImageError, MspdError, UsageError
 from mspd.protector import Perturbation, Protector
-from mspd.provenance import has_credentials, with_history, without_gps
+from mspd.provenance import with_history, without_gps
 
 VERSION = 1
 #: between reading and writing there are never more pictures (two full batches where that is more), nor (but for one
@@ -383,7 +383,7 @@ class _Pipeline:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(job.source, job.output, perturbation, check, seed)
         row = {"id": job.id, "status": "done", **done.row()}
-        if isinstance(job.source, Path) and has_credentials(job.source):
+        if picture.credentials:
             row["note"] = "the original's content credentials are not in the copy: 'mspd sign' adds them"
         return row
 

@@ -34,14 +34,15 @@ class Step(nn.Module):
         return log_scale, shift
 
     def _matrices(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit lower and upper triangles: their product times a rotation is always invertible, with determinant 1."""
-        free = self.mix(mean).tanh().view(-1, self.channels, self.channels)
+        """Unit lower and upper triangles: their product times a rotation is always invertible, with determinant 1.
+        Entries below 1 / channels keep the inverse small, too."""
+        free = self.mix(mean).tanh().view(-1, self.channels, self.channels) / self.channels
         one = torch.eye(self.channels, device=free.device)
         return free.tril(-1) + one, free.triu(1) + one
 
     def _coupling(self, kept: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale = self.coupling(torch.cat([kept, features], 1)).chunk(2, 1)
-        return shift, (scale + 2).sigmoid()
+        return shift, scale.tanh().exp()
 
     def forward(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) to the same shape, and the log-determinant (B,)."""

@@ -60,6 +60,7 @@ class Flow:
                 loss = surrogate_loss(self.source, tuned, latents, x, y, self.recipe.eps)
                 inner.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(tuned.parameters(), 10.0)
                 inner.step()
             for before, after in zip(model.parameters(), tuned.parameters(), strict=True):
                 before.grad = before.detach() - after.detach()

@@ -15,14 +15,16 @@ from mspd.benchmark.papers.mspd.report import (
     number,
     numbers_above,
     percent,
+    plain,
     within,
 )  # fmt: skip
 from mspd.benchmark.papers.mspd.study import Field, Found, Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours, treatments
+from mspd.metrics import cosine
 from mspd.reversion import criterion
 
-TITLE = "Fig. 8: reversions and purifications of the defence, AutoAttack"
-ATTACK = "AutoAttack"
+TITLE = "Fig. 8: reversions and purifications of the defence"
+PGD, ATTACK = "PGD", "AutoAttack"
 ROWS = {"original": None, "no reversion": "none", "JPEG": "JPEG", "DiffPure": "DiffPure", "black": "black",
         "gray": "gray", "white": "white"}  # fmt: skip
 #: SSIM, LPIPS, clean, robust
@@ -38,9 +40,23 @@ PAPER = {
 
 
 def runs(tier: Tier) -> list[Run]:
+    targets = tuple(dict.fromkeys((tier.target, tier.second)))
     return [
+        Run(targets, attacks(tier, PGD), tier.n, ours(tier), treatments=treatments(tier)),
         Run((tier.target,), attacks(tier, ATTACK), tier.n_strong, ours(tier), treatments=treatments(tier)),
     ]
+
+
+def extras(study: Study) -> None:
+    """Cosine of the defence's perturbation and of what a reversion takes back (the appendix's alpha*), by row."""
+    run = runs(study.tier)[0]
+    x, _ = study.originals(run.n)
+    defended = study.defended(run, OURS)
+    found = study.found.extras["cosine"] = {}
+    for row, treatment in ROWS.items():
+        back = None if treatment in (None, "none") else study.defended(run, OURS, treatment=treatment)
+        if defended is not None and back is not None:
+            found[row] = round(float(cosine(defended - x, defended - back).nanmean()), 4)
 
 
 def flags(plain: Field | None, defended: Field | None, reverted: Field | None) -> str:
@@ -54,37 +70,55 @@ def flags(plain: Field | None, defended: Field | None, reverted: Field | None) -
 
 
 def report(found: Found, tier: Tier) -> Report:
-    plain = found.get(tier.target, ATTACK)
-    fields = {
-        row: plain if treatment is None else found.get(tier.target, ATTACK, OURS, treatment=treatment)
-        for row, treatment in ROWS.items()
-    }
-    defended = fields["no reversion"]
+    def fields(target: str, attack: str) -> dict[str, Field | None]:
+        return {
+            row: found.get(target, attack)
+            if treatment is None
+            else found.get(target, attack, OURS, treatment=treatment)
+            for row, treatment in ROWS.items()
+        }
+
+    first, second, strong = fields(tier.target, PGD), fields(tier.second, PGD), fields(tier.target, ATTACK)
+    cosines = found.extras["cosine"]
     rows = [
-        [row, number(mean(each, "ssim"), ssim), number(mean(each, "lpips"), lpips), percent(each, "clean", clean),
-         percent(each, "robust", robust),
-         flags(plain, defended, each) if row not in ("original", "no reversion") else ""]
-        for (row, (ssim, lpips, clean, robust)), each in zip(PAPER.items(), fields.values(), strict=True)
+        [row, plain(cosines.get(row), ".2f"), number(mean(first[row], "ssim"), ssim),
+         number(mean(first[row], "lpips"), lpips), percent(first[row], "clean", clean),
+         percent(strong[row], "robust", robust), percent(first[row], "robust", None),
+         percent(second[row], "clean", None), percent(second[row], "robust", None),
+         flags(first["original"], first["no reversion"], first[row])
+         if row not in ("original", "no reversion") else ""]
+        for row, (ssim, lpips, clean, robust) in PAPER.items()
     ]  # fmt: skip
     ranked = ("white", "no reversion", "gray", "black", "JPEG", "DiffPure")
     orderings: list[Ordering] = [
-        numbers_above(f"SSIM: {a} above {b}", mean(fields[a], "ssim"), mean(fields[b], "ssim"), ".4f")
+        numbers_above(f"SSIM: {a} above {b}", mean(first[a], "ssim"), mean(first[b], "ssim"), ".4f")
         for a, b in pairwise(ranked)
     ]
     orderings += [
-        above("robust: gray at least white", fields["gray"], fields["white"], by=-1e-6),
-        above("robust: JPEG above gray", fields["JPEG"], fields["gray"]),
-        above("robust: black above JPEG", fields["black"], fields["JPEG"]),
-        within("robust: black within 3 points of no reversion", fields["black"], defended, 3.0),
-        within("robust: DiffPure within 3 points of no reversion", fields["DiffPure"], defended, 3.0),
-        above("robust: white falls below no reversion", defended, fields["white"]),
+        numbers_above(f"cosine: {a} above {b}", cosines.get(a), cosines.get(b), ".2f")
+        for a, b in pairwise(("white", "gray", "black"))
     ]
+    for label, known in (
+        (f"{ATTACK}, {tier.target}", strong), (f"{PGD}, {tier.target}", first), (f"{PGD}, {tier.second}", second)
+    ):  # fmt: skip
+        held = known["no reversion"]
+        orderings += [
+            above(f"robust, {label}: white falls below no reversion", held, known["white"]),
+            above(f"robust, {label}: gray at least white", known["gray"], known["white"], by=-1e-6),
+            above(f"robust, {label}: JPEG above gray", known["JPEG"], known["gray"]),
+            above(f"robust, {label}: black above JPEG", known["black"], known["JPEG"]),
+            within(f"robust, {label}: black within 3 points of no reversion", known["black"], held, 3.0),
+            within(f"robust, {label}: DiffPure within 3 points of no reversion", known["DiffPure"], held, 3.0),
+        ]
     remarks = [
-        "Reversion succeeds where all three of the last column are yes: robust accuracy falls to that of the original, "
-        "SSIM to the original rises, LPIPS falls (the paper's criterion; 'mspd.reversion.criterion').",
+        "Cosine: of the defence's perturbation and of what is taken back (alpha* in the paper's appendix).",
+        "Reversion succeeds where all three of the last column are yes: robust accuracy (PGD, first target) falls to "
+        "that of the original, SSIM to the original rises, LPIPS falls (the paper's criterion; "
+        "'mspd.reversion.criterion').",
         LPIPS,
     ]
-    head = ["", "SSIM", "LPIPS", "clean", "robust", "accuracy falls, SSIM rises, LPIPS falls"]
+    head = ["", "cosine", "SSIM", "LPIPS", f"{tier.target} clean", ATTACK, PGD, f"{tier.second} clean", PGD,
+            "accuracy falls, SSIM rises, LPIPS falls"]  # fmt: skip
     return Report(head, rows, orderings, remarks)
 
 
