@@ -10,7 +10,7 @@ from mspd.attacks.square import square
 from mspd.ball import image_generators
 from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, eval_mode
-from mspd.models import list_models, load_model
+from mspd.models import load_model
 from mspd.models.flow import ConditionalFlow
 from mspd.objectives import margin
 
@@ -41,7 +41,9 @@ def mcg(
     one unless given) takes `tuning` Adam steps of rate `lr` down the margin of `surrogate`, a model that the attacker
     has (prn18-cifar10, which the shipped flow was trained on, unless given); neither costs queries. `n_queries` and
     `queries` as in `square`. Left out is the published tuning of the surrogate to the target's answers on earlier
-    images: it would make an image's result depend on the images before it. Linf only. Errors as in `pgd`.
+    images: it would make an image's result depend on the images before it. The shipped flow is small and was trained
+    for minutes: its first query misleads more often than Square's, but after some tens of queries Square is ahead
+    (docs/results/every.md). Linf only. Errors as in `pgd`.
     """
     check_images(x)
     check_eps(eps, norm)
@@ -95,8 +97,6 @@ def surrogate_loss(
 
 
 def _load_flow() -> ConditionalFlow:
-    if "mcg-cifar10" not in list_models():
-        raise UsageError("no flow is shipped yet: train one (mspd train mcg-cifar10) and pass flow=")
     flow = load_model("mcg-cifar10")
     assert isinstance(flow, ConditionalFlow)
     return flow
