@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -361,3 +362,26 @@ def test_the_pages_commands_exist() -> None:
     assert {word for word in stages[1] if word.startswith("--")} <= options
     assert stages[1][2:4] == ["--size", "1280x720"]
     assert "1280x720" in stages[2]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs apt-get install ffmpeg")
+def test_the_pages_command_through_ffmpeg(tmp_path: Path) -> None:
+    """The command as it stands, but for the size: the film that comes out has the protector's frames."""
+    (content,) = (c for heading, language, c in sections() if heading.startswith("ffmpeg") and language == "console")
+    quiet, raw = ["ffmpeg", "-v", "error"], ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=0.4", "in.mp4"]
+    subprocess.run([*quiet, *source], cwd=tmp_path, check=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = content.lstrip("$ ").replace("1280x720", "64x48")
+    subprocess.run(command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, check=True, capture_output=True)
+    before, after = (
+        np.frombuffer(
+            subprocess.run([*quiet, "-i", name, *raw], cwd=tmp_path, check=True, capture_output=True).stdout, np.uint8
+        ).reshape(-1, 48, 64, 3)
+        for name in ("in.mp4", "out.mp4")
+    )
+    protector = Protector("photo", device="cpu")
+    assert len(before) == len(after) == 2
+    for frame, protected in zip(before, after, strict=True):
+        assert (protected == expected(protector, frame, 7)).all()
+        assert (protected != frame).any()
