@@ -256,6 +256,11 @@ def quick_mcg(*args: Any, **params: Any) -> Tensor:
     return mcg(*args, flow=FLOW, surrogate=SURROGATE, **params)
 
 
+def test_mcg_leaves_its_surrogate_as_found(network: nn.Module, labels: Tensor) -> None:
+    quick_mcg(network, pictures(2), labels[:2], eps=0.1, generator=g(), n_queries=2)
+    assert all(p.requires_grad and p.grad is None for p in SURROGATE.parameters())
+
+
 @pytest.mark.parametrize("attack", [square, rays, quick_mcg])
 @pytest.mark.parametrize("limit", [1, 2, 3, 17, 50])
 def test_queries_are_counted_and_never_exceed_the_limit(

@@ -1,5 +1,6 @@
 """The benchmark: the same rows whatever happens to the run, one clear line for every misuse, foreign code fits in."""
 
+import inspect
 import json
 import os
 import random
@@ -26,13 +27,19 @@ import mspd.cli as cli
 from mspd import images
 from mspd.adapters import find, from_art, from_foolbox, from_torchattacks
 from mspd.attacks import pgd
+from mspd.ball import project
 from mspd.benchmark import Cell, Purified, Summary, markdown
 from mspd.benchmark.grid import function_identity, named
+from mspd.benchmark.run import _rounded
+from mspd.benchmark.store import GROWING, Store
 from mspd.benchmark.summary import summarise
 from mspd.defenses import mcgs
 from mspd.errors import InputError, MspdError, UsageError
-from mspd.models import build, load_model, save_model
+from mspd.metrics import l2
+from mspd.models import build, card_of, load_model, save_model
 from mspd.presets import PRESETS, Preset
+from mspd.purifiers import diffpure
+from mspd.smoothing import smoothed_epoch
 
 running = sys.modules["mspd.benchmark.run"]  # mspd.benchmark is the function
 CLASSES = ["ant", "bee", "cat", "dog"]
@@ -699,6 +706,35 @@ def test_identity_tells_functions_apart() -> None:
     assert a == function_identity(quick)
     assert function_identity(partial(pgd, loss=Broken(""))) != function_identity(partial(pgd, loss=Broken("").half()))
     assert " at 0x" not in function_identity(partial(pgd, steps=object()))
+    for name in ("unet-cifar10", "wrn16-2-cifar10"):
+        assert str(card_of(name)["sha256"])[:12] in function_identity(partial(diffpure, surrogate="wrn16-2-cifar10"))
+
+
+def test_identity_changes_with_what_a_function_leads_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = function_identity(mcgs)
+    own, other = inspect.getsource, inspect.getmodule(smoothed_epoch)
+    monkeypatch.setattr(inspect, "getsource", lambda item: own(item) + ("# changed" if item is other else ""))
+    assert function_identity(mcgs) != before
+
+
+def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
+    settings = {"n": 1, **{axis: {} for axis in GROWING}}
+    busy = "another run is writing here; wait for it or choose another folder"
+    with Store(tmp_path / "out", settings), pytest.raises(UsageError, match=busy):
+        Store(tmp_path / "out", settings)
+    with Store(tmp_path / "out", settings) as store:
+        assert store.rows == []
+
+
+def test_rounding_stays_in_the_ball() -> None:
+    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    move = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    x_adv = project(x + move, x, 0.5, "L2")
+    rounded = _rounded(x_adv, x, 0.5, "L2")
+    assert (l2(rounded, x) <= 0.5).all()
+    assert (l2((x_adv * 255).round() / 255, x) > 0.5).any()  # the nearest values would leave it
+    assert torch.equal((rounded * 255).round() / 255, rounded)
+    assert ((rounded - x_adv).abs() * 255 < 1.001).all()
 
 
 def test_queries_are_counted(measure: Callable[..., Summary]) -> None:

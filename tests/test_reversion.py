@@ -169,8 +169,8 @@ def test_surrogates_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
         surrogate("cifar10", "blue")
     with pytest.raises(UsageError, match="no surrogates are known for preset 'x', only for cifar10, photo"):
         surrogate("x", "white")
-    with pytest.raises(UsageError, match="no gray surrogate is shipped for cifar10: pass prn18-cifar10 trained with"):
-        surrogate("cifar10", "gray")
+    with pytest.raises(UsageError, match="no gray surrogate is shipped for photo: pass prn18-photo trained with"):
+        surrogate("photo", "gray")
     monkeypatch.setitem(SURROGATES, "photo", {"white": "prn18-photo", "gray": None, "black": None})
     with pytest.raises(UsageError, match="no black surrogate is shipped for photo: pass an ordinary network as the"):
         surrogate("photo", "black")

@@ -76,8 +76,7 @@ class Protector:
     `protect_picture` with a decoded file.
 
     preset: "photo", "cifar10" or a `Preset`. `eps`, `n_samples`, `soft_labels` replace the preset's; `backbone` is
-    another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits). `average` and
-    `epochs` go to `mcgs`.
+    another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits).
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from mspd.smoothing import compute_rows, in_pieces
 #: the shipped surrogate of each preset and setting, white being the preset's own backbone; None where none is shipped.
 #: The black one of "photo", the only ordinary network for photos, is also that preset's classifier.
 SURROGATES: dict[str, dict[str, str | None]] = {
-    "cifar10": {"white": "prn18-cifar10", "gray": None, "black": "rn20-cifar10"},
+    "cifar10": {"white": "prn18-cifar10", "gray": "prn18-gray-cifar10", "black": "rn20-cifar10"},
     "photo": {"white": "prn18-photo", "gray": None, "black": "effnet-lite0-photo"},
 }
 

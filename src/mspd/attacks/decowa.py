@@ -63,26 +63,26 @@ class Splines:
     """Thin-plate splines that move a regular MESH x MESH grid: kernel r^2 log r^2 with an affine part."""
 
     def __init__(self, height: int, width: int, device: torch.device) -> None:
-        axis = torch.linspace(-1, 1, MESH, device=device, dtype=torch.float64)
-        self.grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
-        rows = torch.linspace(-1, 1, height, device=device, dtype=torch.float64)
-        columns = torch.linspace(-1, 1, width, device=device, dtype=torch.float64)
+        axis = torch.linspace(-1, 1, MESH, dtype=torch.float64)
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
+        rows = torch.linspace(-1, 1, height, dtype=torch.float64)
+        columns = torch.linspace(-1, 1, width, dtype=torch.float64)
         pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
-        count = len(self.grid)
-        system = torch.zeros(count + 3, count + 3, device=device, dtype=torch.float64)
-        system[:count, :count] = _kernel(self.grid, self.grid)
-        system[:count, count:] = _affine(self.grid)
-        system[count:, :count] = _affine(self.grid).T
-        basis = torch.cat([_kernel(pixels, self.grid), _affine(pixels)], 1)
+        count = len(grid)
+        system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
+        system[:count, :count] = _kernel(grid, grid)
+        system[:count, count:] = _affine(grid)
+        system[count:, :count] = _affine(grid).T
+        basis = torch.cat([_kernel(pixels, grid), _affine(pixels)], 1)
         #: (H W, MESH^2): places of all pixels from the displaced control points
-        self.weights = (basis @ torch.linalg.inv(system))[:, :count].float()
-        inside = (self.grid.abs() < 1).all(1)
-        self.moving = inside.nonzero()[:, 0]
+        self.weights = (basis @ torch.linalg.inv(system))[:, :count].float().to(device)
+        self.moving = (grid.abs() < 1).all(1).nonzero()[:, 0].to(device)
+        self.grid = grid.float().to(device)
         self.shape = (height, width)
 
     def places(self, shift: Tensor) -> Tensor:
         """Sampling grid (B, H, W, 2) of displacements (B, inner points, 2) of the inner control points."""
-        points = self.grid.float().expand(len(shift), -1, -1).index_add(1, self.moving, shift)
+        points = self.grid.expand(len(shift), -1, -1).index_add(1, self.moving, shift)
         places: Tensor = (self.weights @ points).view(len(shift), *self.shape, 2)
         return places
 

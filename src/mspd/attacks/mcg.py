@@ -16,6 +16,8 @@ from mspd.objectives import margin
 
 #: Square's first share of the image, and how far into its schedule it begins, since the start is good already
 P_INIT, SKIP = 0.3, 500
+#: the shipped flow
+WEIGHTS = "mcg-cifar10"
 #: what a surrogate's lead is not pushed below
 FLOOR = -5.0
 
@@ -74,9 +76,10 @@ def _tuned(
     optimiser = torch.optim.Adam(tuned.parameters(), lr=lr)
     with torch.enable_grad():
         for _ in range(steps):
+            parameters = list(tuned.parameters())
             loss = surrogate_loss(surrogate, tuned, latents, x, y, eps)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
             optimiser.step()
     with torch.no_grad():
         return perturbed(tuned, latents, x, eps)
@@ -97,6 +100,6 @@ def surrogate_loss(
 
 
 def _load_flow() -> ConditionalFlow:
-    flow = load_model("mcg-cifar10")
+    flow = load_model(WEIGHTS)
     assert isinstance(flow, ConditionalFlow)
     return flow

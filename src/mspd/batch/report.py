@@ -8,7 +8,6 @@ seed and the labels: it is private.
 
 import json
 import os
-import sys
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ import numpy as np
 
 from mspd.batch.places import extra
 from mspd.errors import ImageError, UsageError
+from mspd.locks import lock
 from mspd.protector import Protection
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ class Report:
             new = not self.journal.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.journal.open("ab", buffering=0)
-            if not _lock(self.file):
+            if not lock(self.file):
                 raise UsageError(f"{path}: another run is writing this report; wait for it or choose another --report")
             if not new:
                 self._read(first)
@@ -184,23 +184,6 @@ class Report:
             for offset in last[np.argsort(first)]:
                 file.seek(int(offset))
                 yield json.loads(file.readline())
-
-
-def _lock(file: FileIO) -> bool:
-    """Keep other processes from this file until it is closed; False when one of them has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(2**40)  # locked bytes cannot be read by others: take one beyond the end
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def _lines(path: Path) -> Iterator[bytes]:

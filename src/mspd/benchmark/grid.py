@@ -3,11 +3,13 @@
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from mspd.defenses import DEFENSES
 from mspd.errors import MspdError, UsageError
 from mspd.guard import check_eps, check_images, check_labels, check_placement
 from mspd.metrics import lpips
-from mspd.models import card_of, load_model
+from mspd.models import card_of, list_models, load_model
 from mspd.presets import Preset, get_preset
 from mspd.protector import Protector, pick_device
 from mspd.purifiers import PURIFIERS
@@ -258,18 +260,35 @@ def model_identity(item: str | Path | nn.Module) -> str:
 
 
 def function_identity(function: Any) -> str:
-    """A function by its place, its settings and a checksum of its source: what must be the same for a run to go on."""
+    """A function by its place, its settings, and checksums of its source, of the mspd modules that its module leads to
+    and of the shipped weights that the module names in WEIGHTS: what must be the same for a run to go on."""
     if isinstance(function, partial):
         settings = {**{str(i): a for i, a in enumerate(function.args)}, **function.keywords}
         inside = ", ".join(f"{key}={_value(value)}" for key, value in sorted(settings.items()))
         return f"{function_identity(function.func)}({inside})"
     owner = function if hasattr(function, "__qualname__") else type(function)
     try:
-        source = hashlib.sha256(inspect.getsource(owner).encode()).hexdigest()[:12]
+        text = inspect.getsource(owner) + "".join(inspect.getsource(module) for module in _reached(owner.__module__))
+        source = hashlib.sha256(text.encode()).hexdigest()[:12]
     except (OSError, TypeError):
         source = "no source"
     own = "" if owner is function else f" {_value(function)}"
+    weights = getattr(sys.modules.get(owner.__module__), "WEIGHTS", None)
+    own += f" {_value(weights)}" if weights else ""
     return f"{owner.__module__}:{owner.__qualname__} {source}{own}"
+
+
+def _reached(start: str) -> list[ModuleType]:
+    """The module called so and those it imports names from, all of mspd, and theirs; in the order of their names."""
+    found, ahead = set[str](), [start]
+    while ahead:
+        name = ahead.pop()
+        if name in found or not name.startswith("mspd."):
+            continue
+        found.add(name)
+        for value in vars(sys.modules[name]).values():
+            ahead.append(value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) or "")
+    return [sys.modules[name] for name in sorted(found)]
 
 
 def _value(value: Any) -> str:
@@ -280,6 +299,8 @@ def _value(value: Any) -> str:
         return model_identity(value)
     if isinstance(value, partial) or inspect.isroutine(value):
         return function_identity(value)
+    if isinstance(value, str) and value in list_models():
+        return f"{value!r} {model_identity(value)[:12]}"
     if isinstance(value, Tensor):
         return hashlib.sha256(value.detach().cpu().numpy().tobytes()).hexdigest()
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -210,8 +210,7 @@ def _measure(
         x_adv = call(attack, sources[cell.target], x, y, eps=eps, norm=norm, **options)
         check_result(x_adv, x, f"attack {cell.attack}", eps=eps, norm=norm)
         spent = time.perf_counter() - prepared
-        box = eps if norm == "Linf" else 1.0
-        rounded = quantise(x_adv, x, box)
+        rounded = _rounded(x_adv, x, eps, norm)
         columns = {
             "before": before[*key, cell.target],
             "after": _read(model, x_adv, cell.target),
@@ -226,7 +225,7 @@ def _measure(
             for row, i in enumerate(ids):
                 path = store.adversarial(cell, i)
                 path.unlink(missing_ok=True)
-                save_png(rounded[row : row + 1], x[row : row + 1], path, box)
+                save_png(rounded[row : row + 1], x[row : row + 1], path, eps if norm == "Linf" else 1.0)
         rows = [
             {"id": i, "label": int(y[row]), **asdict(cell),
              **{name: _plain(column, row) for name, column in columns.items()},
@@ -236,6 +235,15 @@ def _measure(
         times = {"first_id": ids.start, "images": len(ids), **asdict(cell),
                  "seconds_before": round(prepared - started, 4), "seconds_attack": round(spent, 4)}  # fmt: skip
         yield cell, rows, times
+
+
+def _rounded(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> Tensor:
+    """x_adv on the 8-bit grid and in the ball: where rounding leaves the L2 ball, towards x, which cannot."""
+    if norm == "Linf":
+        return quantise(x_adv, x, eps)
+    nearest = quantise(x_adv, x, 1.0)
+    inward = x + ((x_adv - x) * 255).trunc() / 255
+    return torch.where((l2(nearest, x) > eps)[:, None, None, None], inward, nearest)
 
 
 def _read(model: nn.Module, x: Tensor, name: str) -> Tensor:

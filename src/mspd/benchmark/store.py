@@ -26,6 +26,7 @@ from torch import Tensor
 from mspd import images
 from mspd.benchmark.grid import Cell
 from mspd.errors import ImageError, UsageError
+from mspd.locks import lock
 
 Row = dict[str, Any]
 AXES = tuple(field.name for field in fields(Cell))
@@ -45,8 +46,11 @@ class Store:
         self.out = out
         path = out / "settings.json"
         self.settings = settings
+        held: list[FileIO] = []
         try:
             self.rows: list[Row] = []
+            if (out / "rows.jsonl").exists():
+                held.append(_held(out))
             if path.exists():
                 earlier, changed = _compared(path, settings)
                 self.rows = _read_lines(out / "rows.jsonl")
@@ -62,12 +66,16 @@ class Store:
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
             out.mkdir(parents=True, exist_ok=True)
             write(path, json.dumps(self.settings, indent=1) + "\n")
+            self._rows = held[0] if held else _held(out)
             for leftover in out.rglob(".mspd-*.tmp"):
                 leftover.unlink()
-            self._rows = (out / "rows.jsonl").open("ab", buffering=0)
             self._times = (out / "times.jsonl").open("ab", buffering=0)
         except OSError as error:
+            _close(held)
             raise ImageError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
+        except BaseException:
+            _close(held)
+            raise
         self.done = {(cell_of(row), row["id"]) for row in self.rows}
 
     def __enter__(self) -> Self:
@@ -136,6 +144,20 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _held(out: Path) -> FileIO:
+    """The rows of a folder, open for more and kept from other processes."""
+    file = (out / "rows.jsonl").open("ab", buffering=0)
+    if not lock(file):
+        file.close()
+        raise UsageError(f"{out}: another run is writing here; wait for it or choose another folder")
+    return file
+
+
+def _close(files: list[FileIO]) -> None:
+    for file in files:
+        file.close()
 
 
 def _place(folder: Path, names: Iterable[str], index: int) -> Path:

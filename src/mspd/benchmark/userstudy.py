@@ -184,10 +184,8 @@ def score(key: Path, files: Sequence[Path]) -> str:
             cells.append(f"{degraded}/{len(group)}")
             total, votes = total + degraded, votes + sum(worse)
         count = EACH * len(CONDITIONS)
-        rates = []
-        for found, n in ((total, count), (votes, count * len(ballots))):
-            low, high = wilson(found, n)
-            rates.append(f"{found}/{n} [{low:.1%}, {high:.1%}]")
+        low, high = wilson(total, count)
+        rates = [f"{total}/{count} [{low:.1%}, {high:.1%}]", f"{votes}/{count * len(ballots)}"]
         published = f"{', '.join(map(str, PAPER[method]))}; {sum(PAPER[method])}/100"
         lines.append("| " + " | ".join([method, *cells, *rates, published]) + " |")
     said = f"{len(ballots)} participants. A picture counts as worse when more than half of them say so."

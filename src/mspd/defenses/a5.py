@@ -12,6 +12,9 @@ from mspd.guard import check_eps, check_images, check_labels
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
+#: the shipped network
+WEIGHTS = "a5-cifar10"
+
 
 def a5(
     model: nn.Module,
@@ -36,7 +39,7 @@ def a5(
     check_eps(eps, norm)
     if norm != "Linf":
         raise UsageError("a5 perturbs in Linf only: use norm='Linf'")
-    make = network or load_model("a5-cifar10", x.device)
+    make = network or load_model(WEIGHTS, x.device)
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     with torch.no_grad():
         delta = in_pieces(lambda piece, _: make(piece.expand(-1, 3, -1, -1)), x, y, rows)

@@ -11,11 +11,14 @@ from torch import Tensor
 from mspd.ball import image_generators
 from mspd.errors import UsageError
 from mspd.guard import check_images
-from mspd.models import list_models, load_model
+from mspd.models import load_model
+from mspd.smoothing import compute_rows, in_pieces
 
 #: timesteps of the whole diffusion and its noise rates (VP-SDE with beta from 0.1 to 20, discretised)
 STEPS = 1000
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+#: the shipped network
+WEIGHTS = "unet-cifar10"
 
 
 @cache
@@ -27,8 +30,8 @@ def kept_signal() -> Tensor:
 
 def add_noise(x: Tensor, noise: Tensor, index: Tensor) -> Tensor:
     """x (B, C, H, W) in [-1, 1] after `index` (B,) timesteps of the forward process."""
-    kept = kept_signal()[index][:, None, None, None]
-    return (kept.sqrt() * x + (1 - kept).sqrt() * noise).to(x.dtype)
+    kept = kept_signal()[index.cpu()][:, None, None, None]
+    return kept.sqrt().to(x) * x + (1 - kept).sqrt().to(x) * noise
 
 
 def diffpure(
@@ -44,8 +47,7 @@ def diffpure(
     Every timestep by ancestral sampling (t = 0.1: 100 calls of the network), or with `strides` that many even,
     deterministic strides (DDIM, Song et al. 2021). `denoiser(z, time)` predicts the noise in z (B, C, H, W), about
     [-1, 1], at times (B,) in [0, 1]; the shipped one for 32 x 32 pictures unless given. Each image has its own noise,
-    from the generator's seed and the image. UsageError for a t outside (0, 1], for more strides than timesteps, and
-    where no denoiser is given or shipped.
+    from the generator's seed and the image. UsageError for a t outside (0, 1], and for more strides than timesteps.
     """
     check_images(x)
     last = round(t * STEPS)
@@ -53,11 +55,15 @@ def diffpure(
         raise UsageError(f"t is {t:g}: give a time in (0, 1], the paper's is 0.1")
     if strides is not None and not 1 <= strides <= last:
         raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
-    network = denoiser or _shipped()
+    network = denoiser or load_model(WEIGHTS, x.device)
+    rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     generators = image_generators(x, generator)
 
     def noise() -> Tensor:
         return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+
+    def noise_in(z: Tensor, i: int) -> Tensor:
+        return in_pieces(network, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device), rows)
 
     kept = kept_signal().to(torch.float32).tolist()
     z = add_noise(2 * x - 1, noise(), torch.full((len(x),), last))
@@ -65,20 +71,14 @@ def diffpure(
         if strides is None:
             for i in range(last, 0, -1):
                 ratio = kept[i] / kept[i - 1]
-                predicted = network(z, torch.full((len(z),), (i - 1) / STEPS, device=z.device))
+                predicted = noise_in(z, i)
                 z = (z - (1 - ratio) / (1 - kept[i]) ** 0.5 * predicted) / ratio**0.5
                 if i > 1:
                     z = z + (1 - ratio) ** 0.5 * noise()
         else:
             stops = torch.linspace(last, 0, strides + 1).round().long().tolist()
             for i, j in pairwise(stops):
-                predicted = network(z, torch.full((len(z),), (i - 1) / STEPS, device=z.device))
+                predicted = noise_in(z, i)
                 clean = (z - (1 - kept[i]) ** 0.5 * predicted) / kept[i] ** 0.5
                 z = kept[j] ** 0.5 * clean + (1 - kept[j]) ** 0.5 * predicted
     return ((z + 1) / 2).clamp(0, 1)
-
-
-def _shipped() -> Denoiser:
-    if "unet-cifar10" not in list_models():
-        raise UsageError("no denoiser is shipped yet: train one (mspd train unet-cifar10) and pass denoiser=")
-    return load_model("unet-cifar10")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell, function_identity, model_identity
-from mspd.benchmark.papers.mspd.tier import NEEDS, Function, Tier, purifier
+from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell, function_identity, model_identity, versions
+from mspd.benchmark.papers.mspd.tier import Function, Tier, purifier
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.run import benchmark
 from mspd.benchmark.store import Row, cell_of, defended_place, read_png, treated_place, write
@@ -21,7 +21,7 @@ from mspd.data import ImageSet
 from mspd.errors import MspdError
 from mspd.guard import seeded
 from mspd.metrics import wilson
-from mspd.models import card_of, list_models, load_model
+from mspd.models import card_of, load_model
 from mspd.objectives import cross_entropy
 from mspd.protector import Protector
 from mspd.smoothing import in_pieces, input_gradient, prepare
@@ -153,29 +153,22 @@ class Study:
         return self.out / f"cells-{self.tier.name}-{run.n}{labels}"
 
     def _kept(self, run: Run) -> Run:
-        def can(kind: str, name: str, model: str | None) -> bool:
-            reason = None if model is None else unavailable(model)
+        def can(kind: str, name: str, model: str) -> bool:
+            reason = unavailable(model)
             line = f"{kind} {name}: {reason}"
             if reason is not None and line not in self.found.left_out:
                 self.found.left_out.append(line)
             return reason is None
 
-        def needs(name: str, function: Function | str) -> str | None:
-            if isinstance(function, str) and function != WHITE:
-                return function.removeprefix(REVERT)
-            return NEEDS.get(name)
+        def needed(function: Function | str) -> str:
+            named = isinstance(function, str) and function != WHITE
+            return str(function).removeprefix(REVERT) if named else self.tier.preset.backbone
 
         return replace(
             run,
-            targets=tuple(
-                t for t in run.targets
-                if can("target", t, t.removesuffix(BEHIND))
-                and (not t.endswith(BEHIND) or can("target", t, NEEDS["DiffPure"]))
-            ),
+            targets=tuple(t for t in run.targets if can("target", t, t.removesuffix(BEHIND))),
             backbones=tuple(b for b in run.backbones if can("backbone", b, b)),
-            defenses={name: f for name, f in run.defenses.items() if can("defence", name, NEEDS.get(name))},
-            attacks={name: f for name, f in run.attacks.items() if can("attack", name, NEEDS.get(name))},
-            treatments={name: f for name, f in run.treatments.items() if can("treatment", name, needs(name, f))},
+            treatments={name: f for name, f in run.treatments.items() if can("treatment", name, needed(f))},
         )  # fmt: skip
 
     def _target(self, name: str) -> str | nn.Module:
@@ -205,7 +198,9 @@ class Study:
 
     def remember(self, name: str, function: "partial[Any]") -> Any:
         """What the function returns, JSON, from the folder's extras.json if it was called alike before."""
-        identity = f"{function_identity(function)}, {_checksums([*function.args, *function.keywords.values()])}"
+        weights = _checksums([*function.args, *function.keywords.values()])
+        device = self.protector.device.type
+        identity = f"{function_identity(function)}, {weights}, {versions()}, {device}"
         key = f"{name} {hashlib.sha256(identity.encode()).hexdigest()[:12]}"
         path = self.out / "extras.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -225,8 +220,6 @@ class Study:
             if unavailable(backbone) is not None:
                 continue
             for name, defense in defenses.items():
-                if name in NEEDS and unavailable(NEEDS[name]) is not None:
-                    continue
                 call = partial(cost, defense, backbone, x, aims, eps=self.tier.preset.eps)
                 table[f"{name} on {backbone}"] = self.remember(f"cost of {name}", call)
 
@@ -246,8 +239,7 @@ def unavailable(model: str) -> str | None:
     try:
         card_of(model)
     except MspdError as error:
-        shipped = ":" not in model and "/" not in model and model not in list_models()
-        return f"{model} is not shipped yet" if shipped else str(error)
+        return str(error)
     return None
 
 

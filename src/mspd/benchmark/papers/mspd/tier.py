@@ -144,12 +144,6 @@ def treatments(tier: Tier) -> dict[str, Function | str]:
     }  # fmt: skip
 
 
-#: shipped weights without which a name cannot be measured
-NEEDS = {
-    "A5": "a5-cifar10", "MCG": "mcg-cifar10", "DiffPure": "unet-cifar10", "BPDA+EOT on DiffPure": "unet-cifar10",
-}  # fmt: skip
-
-
 def _paper() -> Tier:
     ids = {
         "WideResNet-94-16": "Bartoldson2024Adversarial_WRN-94-16",
@@ -179,7 +173,8 @@ def _paper() -> Tier:
     )  # fmt: skip
 
 
-#: the shipped models stand for the family in whose row they are, not for its size
+#: the shipped models stand for the family in whose row they are, not for its size; where there is none, for any that
+#: is not the backbone's
 TIERS = {
     tier.name: tier
     for tier in (
