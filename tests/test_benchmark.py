@@ -727,9 +727,8 @@ def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
 
 
 def test_rounding_stays_in_the_ball() -> None:
-    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
-    move = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    x_adv = project(x + move, x, 0.5, "L2")
+    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(200).add(25).round() / 255
+    x_adv = project(x + 0.1, x, 0.5, "L2")  # 4.6 grey levels everywhere
     rounded = _rounded(x_adv, x, 0.5, "L2")
     assert (l2(rounded, x) <= 0.5).all()
     assert (l2((x_adv * 255).round() / 255, x) > 0.5).any()  # the nearest values would leave it

@@ -72,8 +72,8 @@ def test_score(study: tuple[Path, str], tmp_path: Path) -> None:
     files = [answers(folder, tmp_path / f"{n}.json", worse, str(n)) for n, worse in enumerate((pgd, pgd, {one}))]
     table = userstudy.score(folder / "key.json", files)
     assert table.startswith("3 participants.")
-    assert "| PGD | 0/20 | 20/20 | 0/20 | 0/20 | 0/20 | 20/100 [13.3%, 28.9%] | 40/300 [" in table
-    assert "| MCGS | 0/20 | 0/20 | 0/20 | 0/20 | 0/20 | 0/100 [0.0%, 3.7%] | 1/300 [" in table
+    assert "| PGD | 0/20 | 20/20 | 0/20 | 0/20 | 0/20 | 20/100 [13.3%, 28.9%] | 40/300 |" in table
+    assert "| MCGS | 0/20 | 0/20 | 0/20 | 0/20 | 0/20 | 0/100 [0.0%, 3.7%] | 1/300 |" in table
 
 
 def test_files_that_are_no_answers(
