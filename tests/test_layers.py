@@ -8,7 +8,7 @@ import mspd
 ROOT = Path(mspd.__file__).parent
 #: from top to bottom; a name covers a module or a whole folder
 ROOMS = (
-    "errors", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
+    "errors", "locks", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
     "defenses", "attacks", "purifiers", "reversion", "adapters", "evaluation", "presets", "protector", "verify",
     "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
 )  # fmt: skip
