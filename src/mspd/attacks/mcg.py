@@ -44,8 +44,7 @@ def mcg(
     has (prn18-cifar10, which the shipped flow was trained on, unless given); neither costs queries. `n_queries` and
     `queries` as in `square`. Left out is the published tuning of the surrogate to the target's answers on earlier
     images: it would make an image's result depend on the images before it. The shipped flow is small and was trained
-    for minutes: its first query misleads more often than Square's, but after some tens of queries Square is ahead
-    (docs/results/every.md). Linf only. Errors as in `pgd`.
+    for minutes. Linf only. Errors as in `pgd`.
     """
     check_images(x)
     check_eps(eps, norm)
@@ -73,10 +72,10 @@ def _tuned(
     """The guess for one image x (1, 3, H, W), of a copy of the flow tuned on it."""
     tuned = copy.deepcopy(flow).to(x.device).requires_grad_(True)
     latents = tuned.latents_of(noise)
-    optimiser = torch.optim.Adam(tuned.parameters(), lr=lr)
+    parameters = list(tuned.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=lr)
     with torch.enable_grad():
         for _ in range(steps):
-            parameters = list(tuned.parameters())
             loss = surrogate_loss(surrogate, tuned, latents, x, y, eps)
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
