@@ -105,6 +105,31 @@ def test_second_call_reads_everything_back(
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_stopped_call_leaves_a_page(
+    pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, calls = running._measure, list[int]()
+
+    def stopped(*args: Any) -> Any:
+        calls.append(1)
+        for number, result in enumerate(measure(*args)):
+            if len(calls) == 2 and number == 1:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(running, "PIECE", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")
+    text = (tmp_path / "table16.md").read_text()
+    result = json.loads((tmp_path / "table16.json").read_text())
+    assert [cell["n"] for cell in result["cells"]] == [8, 4, 4, 4, 4, 4]
+    assert text.count("stopped after 4 of 8 pictures") == 5
+    reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")
+    assert "stopped" not in (tmp_path / "table16.md").read_text()
+
+
 def test_tables_share_what_is_measured(pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path) -> None:
     """The cells of Fig. 7 are among Table XVI's."""
     reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")

@@ -53,7 +53,7 @@ class Store:
                 held.append(_held(out))
             if path.exists():
                 earlier, changed = _compared(path, settings)
-                self.rows = _read_lines(out / "rows.jsonl")
+                self.rows = read_lines(out / "rows.jsonl")
                 if changed and (self.rows or (out / "defended").exists()):
                     names = ", ".join(changed)
                     raise UsageError(f"{out}: belongs to a run with other settings ({names}); choose another folder")
@@ -61,7 +61,7 @@ class Store:
                     self.settings = {
                         key: {**earlier[key], **value} if key in GROWING else value for key, value in settings.items()
                     }
-                _read_lines(out / "times.jsonl")
+                read_lines(out / "times.jsonl")
             elif out.exists() and any(p.name != "settings.json.tmp" for p in out.iterdir()):
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
             out.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def _differ(old: Any, new: Any, growing: bool) -> bool:
     return any(old.get(name, new[name]) != new[name] for name in new) if growing else bool(old != new)
 
 
-def _read_lines(path: Path) -> list[Row]:
+def read_lines(path: Path) -> list[Row]:
     """The rows of a file; a last line cut off by a kill is dropped from it."""
     if not path.exists():
         return []

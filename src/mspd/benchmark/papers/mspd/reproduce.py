@@ -40,8 +40,8 @@ def reproduce(
     """Measure the table or figure `name` and write it to `out`: NAME.json, NAME.md and, where there is one, NAME.png.
 
     data: as for `benchmark`. What is measured stays in the same folder and serves the other tables too; a call that was
-    stopped goes on. Returns the Markdown file. UsageError for an unknown name or tier, and where matplotlib is missing
-    for a plot, and where none of the models is there; else as `benchmark`.
+    stopped goes on, and Ctrl-C leaves a page of what there is. Returns the Markdown file. UsageError for an unknown
+    name or tier, where matplotlib is missing for a plot, and where none of the models is there; else as `benchmark`.
     """
     item = _item(name)
     chosen = get_tier(tier) if isinstance(tier, str) else tier
@@ -50,20 +50,34 @@ def reproduce(
     if plot is not None:
         importlib.import_module("mspd.benchmark.papers.mspd.plots").library()
     study = Study(chosen, _pictures(data, chosen), out, device)
-    for run in item.runs(chosen):
-        study.measure(run)
+    runs = item.runs(chosen)
+    try:
+        for run in runs:
+            study.measure(run)
+    except KeyboardInterrupt:
+        for run in runs:
+            study.read(run)
+        if study.found.cells:
+            _write(name, item, study)
+        raise
     if study.found.left_out and not study.found.cells:
         raise UsageError(f"{name}: nothing can be measured: {study.found.left_out[0]}")
     if hasattr(item, "extras"):
         item.extras(study)
-    report: Report = item.report(study.found, chosen)
-    page = out / f"{name}.md"
-    result = _result(name, item, study, report)
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write(page, markdown(item.TITLE, _setting(name, study), report, study.found.left_out))
+    page = _write(name, item, study)
     if plot is not None:
         plot(study, out)
+    return page
+
+
+def _write(name: str, item: ModuleType, study: Study) -> Path:
+    """The page and its JSON, of what is measured so far."""
+    page = study.out / f"{name}.md"
+    report: Report = item.report(study.found, study.tier)
+    result = _result(name, item, study, report)
+    study.out.mkdir(parents=True, exist_ok=True)
+    write(page.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write(page, markdown(item.TITLE, _setting(name, study), report, study.found.left_out))
     return page
 
 
@@ -75,7 +89,7 @@ def _item(name: str) -> ModuleType:
 
 def _pictures(data: str | Path | ImageSet | tuple[Tensor, Tensor], tier: Tier) -> ImageSet:
     """The first pictures, as many as the tier needs."""
-    n = max(tier.n, tier.n_strong)
+    n = max(tier.n, tier.n_wide, tier.n_strong)
     if isinstance(data, str | Path):
         return load(data, "test", size=tier.preset.size, limit=n)
     if isinstance(data, ImageSet):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -16,7 +17,7 @@ from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell, function_identity, mo
 from mspd.benchmark.papers.mspd.tier import Function, Tier, purifier
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.run import benchmark
-from mspd.benchmark.store import Row, cell_of, defended_place, read_png, treated_place, write
+from mspd.benchmark.store import Row, cell_of, defended_place, read_lines, read_png, treated_place, write
 from mspd.data import ImageSet
 from mspd.errors import MspdError
 from mspd.guard import seeded
@@ -131,21 +132,35 @@ class Study:
         kept = self._kept(run)
         if not kept.targets or not kept.attacks:
             return
-        summary = benchmark(
+        benchmark(
             self.data, self.folder(run), preset=self.tier.preset, n=run.n, labels=run.labels, device=self.device,
             defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
             targets={name: self._target(name) for name in kept.targets}, attacks=kept.attacks,
             treatments={NONE: NONE, **kept.treatments},
         )  # fmt: skip
-        self.folders = sorted({*self.folders, summary.out})
+        self.read(run)
+
+    def read(self, run: Run) -> None:
+        """Take up what the run's folder holds of it; where a stop came in between, say how much that is."""
+        kept, folder = self._kept(run), self.folder(run)
+        if not (folder / "rows.jsonl").exists():
+            return
+        self.folders = sorted({*self.folders, folder})
         asked = {(d, t) for d in (NONE, *kept.defenses) for t in (NONE, *kept.treatments)}
         through = {NONE, *(kept.backbones or (self.tier.preset.backbone,))}
-        rows = [json.loads(line) for line in (summary.out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-        self.found.add(run.labels, [
+        rows = read_lines(folder / "rows.jsonl")
+        own = [
             row for row in rows
             if (row["defense"], row["treatment"]) in asked and row["backbone"] in through
             and row["target"] in kept.targets and row["attack"] in kept.attacks
-        ])  # fmt: skip
+        ]  # fmt: skip
+        self.found.add(run.labels, own)
+        wanted = min(run.n, len(self.data))
+        self.found.left_out += [
+            f"{cell.defense}, {cell.target}, {cell.attack}: stopped after {count} of {wanted} pictures"
+            for cell, count in Counter(map(cell_of, own)).items()
+            if count < wanted
+        ]
 
     def folder(self, run: Run) -> Path:
         """Where the cells of all runs with as many pictures and the same labels are."""

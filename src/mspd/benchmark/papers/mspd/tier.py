@@ -25,7 +25,8 @@ class Tier:
     """`preset`: classifier, backbone, size and budget. By the paper's names, `targets` of Table VI, `backbones` and
     `nonrobust` of Tables XI and XVII. `target` stands where the paper has WideResNet-94-16, `second` for XCiT-L12,
     `gray` and `black` are the surrogates of the reversion, `surrogate` is the model of attackers that transfer. `n`
-    pictures for PGD, `n_strong` for AutoAttack and for the defences of `epochs` epochs of `inner` steps.
+    pictures for PGD, `n_wide` for PGD on all targets, `n_strong` for AutoAttack and for the defences of `epochs` epochs
+    of `inner` steps.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Tier:
     black: str
     surrogate: str
     n: int
+    n_wide: int
     n_strong: int
     samples: int = 20
     epochs: int = 100
@@ -169,7 +171,7 @@ def _paper() -> Tier:
         backbones={"WideResNet-28-10": targets["WideResNet-28-10"], "WideResNet-94-16": targets["WideResNet-94-16"],
                    "PreActResNet-18": backbone},
         nonrobust={"WideResNet-28-10 (nonrobust)": standard}, gray=targets["PreActResNet-18"], black=standard,
-        surrogate=targets["ResNet-50"], n=1000, n_strong=1000,
+        surrogate=targets["ResNet-50"], n=1000, n_wide=1000, n_strong=1000,
     )  # fmt: skip
 
 
@@ -183,20 +185,24 @@ TIERS = {
             preset=Preset("smoke", "rn20-cifar10", "wrn16-2-cifar10", (), 32, 8 / 255, 2, 0),
             target="rn20-cifar10", second="rn20-cifar10", targets={"ResNet-18": "rn20-cifar10"},
             backbones={"PreActResNet-18": "wrn16-2-cifar10"}, nonrobust={"ResNet-56 (nonrobust)": "rn20-cifar10"},
-            gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=8, n_strong=8, samples=2,
-            epochs=3, inner=2, pgd_steps=2, aa_steps=2, aa_queries=20, queries=20,
+            gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=8, n_wide=8, n_strong=8,
+            samples=2, epochs=3, inner=2, pgd_steps=2, aa_steps=2, aa_queries=20, queries=20,
             bpda={"steps": 2, "samples": 2, "checks": 2}, cw={"steps": 2}, decowa={"steps": 1, "warps": 2},
             strides=2, curve=(1, 2, 4),
         ),
         Tier(
             name="embedded", preset=replace(PRESETS["cifar10"], targets=()), target="rn18-cifar10",
             second="wrn16-2-cifar10",
-            targets={"WideResNet-28-10": "wrn16-2-cifar10", "PreActResNet-18": "prn18-gray-cifar10",
-                     "ResNet-18": "rn18-cifar10"},
+            targets={"RaWideResNet-70-16": "rawrn-cifar10", "WideResNet-70-16": "wrn22-2-cifar10",
+                     "WideResNet-34-10": "wrn10-4-cifar10", "WideResNet-28-10": "wrn16-2-cifar10",
+                     "PreActResNet-18": "prn18-gray-cifar10", "ResNeSt-152": "resnest-cifar10",
+                     "ResNet-50": "rn50-cifar10", "ResNet-18": "rn18-cifar10", "XCiT-L12": "xcit-cifar10",
+                     "ConvNeXt (not the paper's)": "convnext-cifar10"},
             backbones={"WideResNet-28-10": "rn18-cifar10", "PreActResNet-18": "prn18-cifar10"},
             nonrobust={"WideResNet-28-10 (nonrobust)": "wrn16-2-standard-cifar10",
                        "ResNet-56 (nonrobust)": "rn20-cifar10"},
-            gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=500, n_strong=128,
+            gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=500, n_wide=1000,
+            n_strong=128,
             queries=2000, strides=10,
         ),
         _paper(),
