@@ -19,6 +19,7 @@ import mspd.cli as cli
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import ITEMS, TIERS, reproduce, study, title_of
 from mspd.benchmark.papers.mspd import tier as tiers
+from mspd.benchmark.papers.mspd.leaderboard import standings
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, markdown, numbers_above, within
 from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found
 from mspd.errors import UsageError
@@ -253,6 +254,55 @@ def test_passes_are_counted() -> None:
     passes = {name: cost(known[name], SMOKE.preset.backbone, x, y, eps=8 / 255)["passes"]
               for name in ("MCGS", "MCGS noise False", "UnAdv-1", "Bi-Level-1")}  # fmt: skip
     assert passes == {"MCGS": 2 * 2, "MCGS noise False": 2, "UnAdv-1": 2, "Bi-Level-1": 2 + 1}
+
+
+# ---------------------------------------------------------------- the leaderboard
+
+
+def board_cell(defense: str, target: str, robust: str, **changed: str) -> dict[str, str]:
+    backbone = "none" if defense == "none" else "b"
+    cell = {"labels": "classifier", "defense": defense, "backbone": backbone, "treatment": "none", "target": target,
+            "attack": "PGD", "clean_bits": "1" * len(robust), "robust_bits": robust}  # fmt: skip
+    return {**cell, **changed}
+
+
+def test_standings_average_over_targets_and_share_pictures() -> None:
+    cells = [
+        board_cell("none", "t", "1000"),
+        board_cell("none", "u", "0000"),
+        board_cell("ours", "t", "11111"),  # on one picture more: the shared four count
+        board_cell("ours", "u", "1000"),
+        board_cell("better on one target", "t", "1111"),
+        board_cell("ours", "b", "1111"),  # the backbone itself
+        board_cell("none", "b", "0000"),
+        board_cell("ours", "v", "1111"),  # never measured without a defence
+        board_cell("ours", "t", "0000", treatment="white"),
+        board_cell("ours", "t", "000000", labels="truth"),
+    ]
+    first, second = standings(cells)
+    assert (first.defense, first.targets, first.n) == ("ours", 2, 4)
+    assert first.robust == pytest.approx(100 * (3 + 1) / 8)
+    assert first.least == ("u", pytest.approx(25.0))
+    # gains of the pictures, averaged over both targets: 50, 50, 50, 50
+    assert first.interval == pytest.approx((50.0, 50.0))
+    assert (second.defense, second.targets, second.robust) == ("better on one target", 1, pytest.approx(75.0))
+    half = 1.96 * (0.75 * 0.25 / 4) ** 0.5 * 100
+    assert second.interval == pytest.approx((75 - half, 75 + half))
+
+
+def test_leaderboard_from_files(
+    pictures: tuple[Tensor, Tensor], out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    reproduce("table7", pictures, out, tier="smoke", device="cpu")
+    assert run_cli(monkeypatch, "reproduce", "leaderboard", "--tier", "smoke", "-o", str(out)) == 0
+    page = out / "leaderboard.md"
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    assert "## AutoAttack" in text
+    assert "| MCGS | wrn16-2-cifar10 | 1 | 8 |" in text
+    assert run_cli(monkeypatch, "reproduce", "leaderboard", "-o", str(tmp_path)) == 2
+    assert "no tables of the tier embedded here" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- tiers and the command line

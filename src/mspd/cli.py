@@ -293,19 +293,29 @@ def frames(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="A table or figure of the paper; 'mspd reproduce list' shows them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A table or figure; 'mspd reproduce list' shows them. leaderboard: of the tables in the folder."
+        ),
+    ],
     tier: Annotated[str, typer.Option(help="smoke (seconds), embedded (shipped models) or paper.")] = "embedded",
     data: Annotated[Path | None, typer.Option(help="Folder with test pictures, as for 'mspd train'.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for results; shared by all tables.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a table or figure of the paper, beside the paper's own numbers. Resumes after a kill."""
-    from mspd.benchmark.papers.mspd import ITEMS, title_of
+    from mspd.benchmark.papers.mspd import ITEMS, leaderboard, title_of
     from mspd.benchmark.papers.mspd import reproduce as run
 
     if name == "list":
         for item in ITEMS:
             console.print(f"{item:8s} {title_of(item)}")
+        return
+    if name == "leaderboard":
+        if out is None:
+            raise UsageError("say which folder the results are in (-o DIR)")
+        console.print(f"written: {leaderboard(out, tier=tier)}")
         return
     if data is None or out is None:
         raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")

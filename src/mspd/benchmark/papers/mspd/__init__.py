@@ -5,7 +5,8 @@ beside the paper's numbers and what should hold, and, where wanted, `extras(stud
 `plot(study, out)`.
 """
 
+from mspd.benchmark.papers.mspd.leaderboard import leaderboard
 from mspd.benchmark.papers.mspd.reproduce import ITEMS, reproduce, title_of
 from mspd.benchmark.papers.mspd.tier import TIERS, Tier, get_tier
 
-__all__ = ["ITEMS", "TIERS", "Tier", "get_tier", "reproduce", "title_of"]
+__all__ = ["ITEMS", "TIERS", "Tier", "get_tier", "leaderboard", "reproduce", "title_of"]
