@@ -99,6 +99,28 @@ def test_tree_is_kept_and_a_bad_file_is_a_row(protector: Protector, folder: Path
         assert moved.any()
 
 
+def test_no_picture_of_a_folder_is_left_out(protector: Protector, tmp_path: Path) -> None:
+    root, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "r.jsonl"
+    plain = picture(root / "a.jpg", 1)
+    plain.rename(root / "a.JFIF")
+    for name in ("b.avif", "c.gif"):
+        picture(root / name, 2)
+    (root / "d.heic").write_bytes(b"\0\0\0\x14ftypheic\0\0\0\0heic" + bytes(99))
+    (root / "e.mp4").write_bytes(b"a film")
+    rows = go(protector, root, out, report)
+    ends = {"a.JFIF": "done", "b.avif": "done", "c.gif": "done", "d.heic": "failed"}
+    assert {name: row["status"] for name, row in rows.items()} == ends
+    assert str(rows["d.heic"]["error"]).startswith(f"{root / 'd.heic'}: not a readable")
+    assert str(rows["d.heic"]["error"]).endswith("convert it to PNG or JPEG")
+    assert set(files(out)) == {"a.JFIF.png", "b.avif.png", "c.gif.png"}
+    for name in ("a.JFIF", "b.avif", "c.gif"):
+        moved = images.read(root / name).pixels.astype(int) - images.read(out / (name + ".png")).pixels
+        assert 0 < np.abs(moved).max() <= 8
+    (root / "d.heic").unlink()  # converted
+    picture(root / "d.png", 4)
+    assert [row["status"] for row in go(protector, root, out, report).values()] == ["skipped"] * 3 + ["done"]
+
+
 def test_rows_of_the_report(protector: Protector, folder: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
     go(protector, folder, tmp_path / "out", report)

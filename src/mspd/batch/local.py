@@ -328,6 +328,8 @@ class _Pipeline:
             item.known, item.row = True, task.row
             return
         try:
+            if job.problem:
+                raise ImageError(job.problem)
             item.again = exists(job.output)
             if item.again and (not task.started or _same(job)):
                 raise _taken(job)
@@ -401,8 +403,8 @@ class _Pipeline:
 
 
 def refusal(job: Job) -> Row:
-    """The row of a job at whose output there is something that no earlier run made."""
-    return _failed(job, _taken(job))
+    """The row of a job with a problem, or at whose output there is something that no earlier run made."""
+    return _failed(job, ImageError(job.problem) if job.problem else _taken(job))
 
 
 def _taken(job: Job) -> ImageError:

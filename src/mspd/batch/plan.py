@@ -10,14 +10,18 @@ from mspd import images
 from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
 from mspd.errors import UsageError
 
+_LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
+
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: its name in the report, where it is, where its protected copy goes."""
+    """One picture: its name in the report, where it is, where its protected copy goes. `problem` is what the walk found
+    wrong with it: a line that becomes its failed row."""
 
     id: str
     source: Spot
     output: Spot
+    problem: str = ""
 
 
 def beside(folder: Place, ending: str) -> Place:
@@ -119,7 +123,7 @@ class Plan:
             return self._root(source)
         ending = Path(out.name).suffix
         if self._alone and ending and not is_folder(out):
-            if not images.is_picture(out.name):
+            if ending.lower() not in images.SUFFIXES:
                 known = ", ".join(images.SUFFIXES)
                 raise UsageError(f"{out}: unknown picture format {ending!r}; use one of {known}")
             return out
@@ -138,31 +142,32 @@ class Plan:
             source, output = source / parts[-1], output / (parts[-1] + self.suffix)
             yield Job(str(Path(*parts)) if self._alone else str(source), source, output)
         if empty:
-            raise UsageError(f"{folder}: no pictures in this folder (looking for {', '.join(images.SUFFIXES)})")
+            raise UsageError(f"{folder}: no pictures in this folder (looking for {_LOOKED_FOR})")
 
     def _shard(self, shard: Place) -> Iterator[Job]:
-        """One job a sample with a picture (WebDataset: files of one key stand together)."""
+        """One job a sample with a picture (WebDataset: files of one key stand together). A sample of several pictures
+        fails: only one would be protected."""
         out = self._root(shard) if self.out is None else self.out
         if self.out is not None and not (self._alone and _is_shard(self.out)):
             out = self.out / shard.name
         if _real(out) == _real(shard):
             raise UsageError(f"{shard}: is the output, too; choose another one")
+        name = shard.name if self._alone else str(shard)
         empty = True
         for key, sample in _samples(shard):
             # "key.png" is a picture; "key.mask.png" is not one to be seen
-            pictures = [
-                m for m in sample if m.name.startswith(key + ".") and m.name[len(key) :].lower() in images.SUFFIXES
-            ]
-            if len(pictures) > 1:
-                raise UsageError(f"{shard}: sample {key} has {len(pictures)} pictures; a sample may have one")
-            for picture in pictures:
-                empty = False
-                others = tuple(m for m in sample if m is not picture)
-                source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
-                name = shard.name if self._alone else str(shard)
-                yield Job(f"{name}/{picture.name}", source, Member(out, key + self.suffix))
+            pictures = [m for m in sample if m.name[len(key) :].lower() in images.PICTURES]
+            if not pictures:
+                continue
+            empty, picture = False, pictures[0]
+            others = tuple(m for m in sample if m is not picture)
+            source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
+            endings = ", ".join(m.name[len(key) :] for m in pictures)
+            several = f"{shard}/{key}: several pictures ({endings}) in one sample; keep one of them"
+            problem = several if len(pictures) > 1 else ""
+            yield Job(f"{name}/{picture.name}", source, Member(out, key + self.suffix), problem)
         if empty:
-            raise UsageError(f"{shard}: no pictures in this shard (looking for {', '.join(images.SUFFIXES)})")
+            raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
 
 
 def _is_shard(where: Place) -> bool:
