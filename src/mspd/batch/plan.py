@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mspd import images
 from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
-from mspd.errors import UsageError
+from mspd.errors import ImageError, UsageError
 
 _LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
 
@@ -16,7 +16,7 @@ _LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
 @dataclass(frozen=True)
 class Job:
     """One picture: its name in the report, where it is, where its protected copy goes. `problem` is what the walk found
-    wrong with it: a line that becomes its failed row."""
+    wrong with it, or with a whole shard: a line that becomes its failed row."""
 
     id: str
     source: Spot
@@ -58,7 +58,7 @@ def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str =
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of `plan`, each time walked anew: names of one folder at a time are kept in memory."""
+    """The jobs of `plan`, each time walked anew: names of one folder or shard at a time are kept in memory."""
 
     sources: tuple[Place, ...]
     out: Place | None
@@ -146,15 +146,20 @@ class Plan:
 
     def _shard(self, shard: Place) -> Iterator[Job]:
         """One job a sample with a picture (WebDataset: files of one key stand together). A sample of several pictures
-        fails: only one would be protected."""
+        fails, for only one would be protected, and so does a shard that cannot be read to its end."""
         out = self._root(shard) if self.out is None else self.out
         if self.out is not None and not (self._alone and _is_shard(self.out)):
             out = self.out / shard.name
         if _real(out) == _real(shard):
             raise UsageError(f"{shard}: is the output, too; choose another one")
         name = shard.name if self._alone else str(shard)
+        try:
+            samples = list(_samples(shard))  # all, before the first: nothing of a cut shard is protected
+        except ImageError as error:
+            yield Job(name, shard, Member(out, ""), str(error))
+            return
         empty = True
-        for key, sample in _samples(shard):
+        for key, sample in samples:
             # "key.png" is a picture; "key.mask.png" is not one to be seen
             pictures = [m for m in sample if m.name[len(key) :].lower() in images.PICTURES]
             if not pictures:
