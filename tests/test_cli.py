@@ -22,9 +22,10 @@ from PIL import Image
 
 import mspd.batch.local as local
 import mspd.cli as cli
-from mspd import Protector, images
+from mspd import Protector, Verifier, images
 from mspd.models import card_of
 from mspd.models.files import WEIGHTS
+from mspd.verify import Reading
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -210,6 +211,35 @@ def test_verify(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = json.loads(out)
     assert result["verdict"] == "no effect"
     assert (result["linf"], result["gain"], result["gain_jpeg"], result["gain_half"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "remark"),
+    [
+        ((0, -3), (0, -1), "Even so, no target reads the picture as {}, before or after, attacked or not: the name"),
+        ((0, -3), (2.5, -1), "Even so, another name stays ahead under attack."),
+        ((2, -3), (5, 1), ""),
+        ((0, -3), (0, -3), ""),
+    ],
+)
+def test_verify_says_when_the_help_is_not_enough(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[float, float],
+    after: tuple[float, float],
+    remark: str,
+) -> None:
+    survives = dict.fromkeys(("2/255", "4/255", "8/255"), False)
+    readings = iter([Reading("x", breaks, survives, margin) for breaks, margin in 6 * (before, after)])
+    monkeypatch.setattr(Verifier, "read", lambda *_: next(readings))
+    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
+    code, out, err = call("verify", a, b, *QUICK)
+    label = out.splitlines()[0].removeprefix("label: ").rpartition(" (")[0]
+    assert (code, err) == (0, "")
+    assert out.count("Even so") == bool(remark)
+    assert remark.format(label) in out
+    assert json.loads(call("verify", a, b, *QUICK, "--json")[1])["remark"].startswith(remark.format(label))
 
 
 def test_lists(call: Call) -> None:

@@ -166,6 +166,8 @@ def verify(
         f"(after JPEG 75 {result.gain_jpeg:+.2f}, at half size {result.gain_half:+.2f}); "
         f"largest difference {result.linf}/255",
     )
+    if result.remark:
+        console.print(result.remark)
 
 
 @app.command()
