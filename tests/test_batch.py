@@ -173,6 +173,44 @@ def test_two_folders_with_the_same_names_are_two_jobs(protector: Protector, tmp_
         assert len(calls) == computed
 
 
+def test_several_files_have_a_report_beside_their_folder(tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.png", 2)
+    assert plan([a, b], tmp_path / "out").report == tmp_path / "out.report.jsonl"
+    assert plan([a, b], None).report is plan([a], tmp_path / "out").report is None
+    assert plan([tmp_path], None).report == tmp_path.with_name(tmp_path.name + ".protected.report.jsonl")
+
+
+def test_same_name_from_another_folder_is_another_picture(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "out" / "a.png.png"
+    for folder, ends in (("one", ["done", "done"]), ("two", ["failed", "done"])):
+        picture(tmp_path / folder / "a.png", len(folder) + ord(folder[0]))
+        picture(tmp_path / folder / f"{folder}.png", 3)
+        monkeypatch.chdir(tmp_path / folder)
+        jobs = plan(["a.png", f"{folder}.png"], "../out")
+        rows = list(run(protector, jobs, report=jobs.report, seed=0))
+        assert [row["status"] for row in rows] == ends
+    assert rows[0]["error"] == "../out/a.png.png: already exists; choose another output or remove it first"
+    moved = np.abs(images.read(copy).pixels.astype(int) - images.read(tmp_path / "one" / "a.png").pixels)
+    assert moved.max() <= 8
+
+
+def test_moved_folder_is_computed_again_and_accepted(
+    protector: Protector, folder: Path, tmp_path: Path, calls: list[str]
+) -> None:
+    (folder / "bad.png").unlink()
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    go(protector, folder, out, report)
+    before = files(out)
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    for status, computed in (("done", 6), ("skipped", 6)):
+        rows = go(protector, elsewhere, out, report)
+        assert {row["status"] for row in rows.values()} == {status}
+        assert len(calls) == computed
+    assert files(out) == before
+
+
 def test_two_sources_of_one_output(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "x.png")
     picture(tmp_path / "b" / "x.png")

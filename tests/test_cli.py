@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -465,11 +466,53 @@ def test_ctrl_c(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(local, "save", stopped)
-        one_line(call("protect", "in", *QUICK), 130, "stopped; finished files are kept")
+        one_line(call("protect", "in", *QUICK), 130, "stopped; finished files are kept, the same command goes on")
     assert [path.name for path in (tmp_path / "in.protected").iterdir()] == ["a.png.png"]
     code, out, _ = call("protect", "in", *QUICK)
     assert code == 0
     assert "2 done, 1 skipped" in out
+
+
+def test_ctrl_c_among_several_files(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(picture(tmp_path / f"{name}.png").name) for name in ("a", "b", "c")]
+    real = local.save
+
+    def stopped(picture: images.Picture, pixels: images.Pixels, out: Path, **options: Any) -> object:
+        if not out.name.startswith("a"):
+            raise KeyboardInterrupt
+        return real(picture, pixels, out, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "save", stopped)
+        one_line(call("protect", *names, "-o", "out", *QUICK), 130, "kept, the same command goes on from there\n")
+        one_line(call("protect", *names, *QUICK), 130, "stopped; finished files are kept\n")  # no report
+    code, out, err = call("protect", *names, "-o", "out", *QUICK)
+    assert (code, err) == (0, "")
+    assert "2 done, 1 skipped" in out
+    assert "report: out.report.jsonl" in out
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_ctrl_c_in_other_commands(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verifier, "compare", stopped)
+    monkeypatch.setattr("mspd.training.train", stopped)
+    a = picture(tmp_path / "a.png")
+    one_line(call("verify", a, a, *QUICK), 130, "stopped; finished files are kept\n")
+    command = ("train", "rn20-cifar10", "--data", tmp_path, "--out", "m.safetensors")
+    one_line(call(*command), 130, "kept, the same command goes on from there\n")
+
+
+def test_ctrl_c_while_the_package_is_imported(tmp_path: Path) -> None:
+    """The command that pyproject.toml names, with a torch whose import is interrupted."""
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = scripts["scripts"]["mspd"].partition(":")
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from {module} import {function}; {function}()"
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
+    one_line((done.returncode, done.stdout, done.stderr), 130, "mspd: stopped\n")
 
 
 def test_ctrl_c_while_writing(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

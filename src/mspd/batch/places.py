@@ -65,6 +65,13 @@ def place(text: str | Path) -> Place:
     return Path(text.removeprefix("file://")) if text.startswith("file://") else Address(text)
 
 
+def absolute(where: Spot) -> str:
+    """The name of a place from wherever one stands."""
+    if isinstance(where, Member):
+        return f"{absolute(where.shard)}/{where.name}"
+    return os.path.abspath(where) if isinstance(where, Path) else where.url
+
+
 def extra(module: str) -> ModuleType:
     """A module of the extra `scale`; UsageError that says how to get it."""
     try:

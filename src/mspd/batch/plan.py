@@ -87,12 +87,16 @@ class Plan:
 
     @cached_property
     def report(self) -> Path | None:
-        """Where the report goes unless told: beside the output of a folder or a shard. It is private: for an output
-        at an address, in the current folder."""
+        """Where the report goes unless told: beside the output of many pictures, when that is one place. It is private:
+        for an output at an address, in the current folder."""
         many = next((s for s in self.sources if _is_shard(s) or is_folder(s)), None)
-        if many is None:
+        if self.out is not None and (many is not None or not self._alone):
+            home = self.out
+        elif many is not None:
+            home = self._root(many)
+        else:
             return None
-        named = beside(self.out or self._root(many), ".report.jsonl")
+        named = beside(home, ".report.jsonl")
         return named if isinstance(named, Path) else Path(named.name)
 
     def _root(self, source: Place) -> Place:
