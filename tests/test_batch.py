@@ -99,6 +99,28 @@ def test_tree_is_kept_and_a_bad_file_is_a_row(protector: Protector, folder: Path
         assert moved.any()
 
 
+def test_no_picture_of_a_folder_is_left_out(protector: Protector, tmp_path: Path) -> None:
+    root, out, report = tmp_path / "in", tmp_path / "out", tmp_path / "r.jsonl"
+    plain = picture(root / "a.jpg", 1)
+    plain.rename(root / "a.JFIF")
+    for name in ("b.avif", "c.gif"):
+        picture(root / name, 2)
+    (root / "d.heic").write_bytes(b"\0\0\0\x14ftypheic\0\0\0\0heic" + bytes(99))
+    (root / "e.mp4").write_bytes(b"a film")
+    rows = go(protector, root, out, report)
+    ends = {"a.JFIF": "done", "b.avif": "done", "c.gif": "done", "d.heic": "failed"}
+    assert {name: row["status"] for name, row in rows.items()} == ends
+    assert str(rows["d.heic"]["error"]).startswith(f"{root / 'd.heic'}: not a readable")
+    assert str(rows["d.heic"]["error"]).endswith("convert it to PNG or JPEG")
+    assert set(files(out)) == {"a.JFIF.png", "b.avif.png", "c.gif.png"}
+    for name in ("a.JFIF", "b.avif", "c.gif"):
+        moved = images.read(root / name).pixels.astype(int) - images.read(out / (name + ".png")).pixels
+        assert 0 < np.abs(moved).max() <= 8
+    (root / "d.heic").unlink()  # converted
+    picture(root / "d.png", 4)
+    assert [row["status"] for row in go(protector, root, out, report).values()] == ["skipped"] * 3 + ["done"]
+
+
 def test_rows_of_the_report(protector: Protector, folder: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
     go(protector, folder, tmp_path / "out", report)
@@ -149,6 +171,44 @@ def test_two_folders_with_the_same_names_are_two_jobs(protector: Protector, tmp_
     for status, computed in (("done", 2), ("skipped", 2)):
         assert [row["status"] for row in run(protector, jobs, report=report, seed=0)] == [status] * 2
         assert len(calls) == computed
+
+
+def test_several_files_have_a_report_beside_their_folder(tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.png", 2)
+    assert plan([a, b], tmp_path / "out").report == tmp_path / "out.report.jsonl"
+    assert plan([a, b], None).report is plan([a], tmp_path / "out").report is None
+    assert plan([tmp_path], None).report == tmp_path.with_name(tmp_path.name + ".protected.report.jsonl")
+
+
+def test_same_name_from_another_folder_is_another_picture(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "out" / "a.png.png"
+    for folder, ends in (("one", ["done", "done"]), ("two", ["failed", "done"])):
+        picture(tmp_path / folder / "a.png", len(folder) + ord(folder[0]))
+        picture(tmp_path / folder / f"{folder}.png", 3)
+        monkeypatch.chdir(tmp_path / folder)
+        jobs = plan(["a.png", f"{folder}.png"], "../out")
+        rows = list(run(protector, jobs, report=jobs.report, seed=0))
+        assert [row["status"] for row in rows] == ends
+    assert rows[0]["error"] == "../out/a.png.png: already exists; choose another output or remove it first"
+    moved = np.abs(images.read(copy).pixels.astype(int) - images.read(tmp_path / "one" / "a.png").pixels)
+    assert moved.max() <= 8
+
+
+def test_moved_folder_is_computed_again_and_accepted(
+    protector: Protector, folder: Path, tmp_path: Path, calls: list[str]
+) -> None:
+    (folder / "bad.png").unlink()
+    out, report = tmp_path / "out", tmp_path / "r.jsonl"
+    go(protector, folder, out, report)
+    before = files(out)
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    for status, computed in (("done", 6), ("skipped", 6)):
+        rows = go(protector, elsewhere, out, report)
+        assert {row["status"] for row in rows.values()} == {status}
+        assert len(calls) == computed
+    assert files(out) == before
 
 
 def test_two_sources_of_one_output(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +23,10 @@ from PIL import Image
 
 import mspd.batch.local as local
 import mspd.cli as cli
-from mspd import Protector, images
+from mspd import Protector, Verifier, images
 from mspd.models import card_of
 from mspd.models.files import WEIGHTS
+from mspd.verify import Reading
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -210,6 +212,35 @@ def test_verify(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = json.loads(out)
     assert result["verdict"] == "no effect"
     assert (result["linf"], result["gain"], result["gain_jpeg"], result["gain_half"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "remark"),
+    [
+        ((0, -3), (0, -1), "Even so, no target reads the picture as {}, before or after, attacked or not: the name"),
+        ((0, -3), (2.5, -1), "Even so, another name stays ahead under attack."),
+        ((2, -3), (5, 1), ""),
+        ((0, -3), (0, -3), ""),
+    ],
+)
+def test_verify_says_when_the_help_is_not_enough(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[float, float],
+    after: tuple[float, float],
+    remark: str,
+) -> None:
+    survives = dict.fromkeys(("2/255", "4/255", "8/255"), False)
+    readings = iter([Reading("x", breaks, survives, margin) for breaks, margin in 6 * (before, after)])
+    monkeypatch.setattr(Verifier, "read", lambda *_: next(readings))
+    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
+    code, out, err = call("verify", a, b, *QUICK)
+    label = out.splitlines()[0].removeprefix("label: ").rpartition(" (")[0]
+    assert (code, err) == (0, "")
+    assert out.count("Even so") == bool(remark)
+    assert remark.format(label) in out
+    assert json.loads(call("verify", a, b, *QUICK, "--json")[1])["remark"].startswith(remark.format(label))
 
 
 def test_lists(call: Call) -> None:
@@ -435,11 +466,53 @@ def test_ctrl_c(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(local, "save", stopped)
-        one_line(call("protect", "in", *QUICK), 130, "stopped; finished files are kept")
+        one_line(call("protect", "in", *QUICK), 130, "stopped; finished files are kept, the same command goes on")
     assert [path.name for path in (tmp_path / "in.protected").iterdir()] == ["a.png.png"]
     code, out, _ = call("protect", "in", *QUICK)
     assert code == 0
     assert "2 done, 1 skipped" in out
+
+
+def test_ctrl_c_among_several_files(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [str(picture(tmp_path / f"{name}.png").name) for name in ("a", "b", "c")]
+    real = local.save
+
+    def stopped(picture: images.Picture, pixels: images.Pixels, out: Path, **options: Any) -> object:
+        if not out.name.startswith("a"):
+            raise KeyboardInterrupt
+        return real(picture, pixels, out, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "save", stopped)
+        one_line(call("protect", *names, "-o", "out", *QUICK), 130, "kept, the same command goes on from there\n")
+        one_line(call("protect", *names, *QUICK), 130, "stopped; finished files are kept\n")  # no report
+    code, out, err = call("protect", *names, "-o", "out", *QUICK)
+    assert (code, err) == (0, "")
+    assert "2 done, 1 skipped" in out
+    assert "report: out.report.jsonl" in out
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_ctrl_c_in_other_commands(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verifier, "compare", stopped)
+    monkeypatch.setattr("mspd.training.train", stopped)
+    a = picture(tmp_path / "a.png")
+    one_line(call("verify", a, a, *QUICK), 130, "stopped; finished files are kept\n")
+    command = ("train", "rn20-cifar10", "--data", tmp_path, "--out", "m.safetensors")
+    one_line(call(*command), 130, "kept, the same command goes on from there\n")
+
+
+def test_ctrl_c_while_the_package_is_imported(tmp_path: Path) -> None:
+    """The command that pyproject.toml names, with a torch whose import is interrupted."""
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = scripts["scripts"]["mspd"].partition(":")
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from {module} import {function}; {function}()"
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
+    one_line((done.returncode, done.stdout, done.stderr), 130, "mspd: stopped\n")
 
 
 def test_ctrl_c_while_writing(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

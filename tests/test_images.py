@@ -173,12 +173,12 @@ def test_quantise_of_a_reference_off_the_grid_stays_in_the_ball():
 # ---------------------------------------------------------------- reading
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.JPG", "b.jpeg", "c.webp", "d.tif", "e.TIFF", "f.bmp", "a.b.png"])
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "b.jpeg", "c.webp", "e.TIFF", "f.bmp", "a.b.png", "h.HEIC"])
 def test_is_picture(name):
     assert is_picture(Path("somewhere") / name)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "png", "a.png.gz", "a.gif", "a", ".png"])
+@pytest.mark.parametrize("name", ["a.txt", "png", "a.png.gz", "a.mp4", "a", ".png"])
 def test_is_not_picture(name):
     assert not is_picture(name)
 
@@ -530,6 +530,19 @@ def test_several_frames_are_refused(tmp_path, suffix):
     first, second = Image.fromarray(noise(8, 8, 3)), Image.fromarray(noise(8, 8, 3, seed=1))
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
     assert refusal(tmp_path / f"a.{suffix}").startswith("several frames or pages")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"crx "])
+def test_heic_and_raw_photos_are_refused(tmp_path, brand):
+    (tmp_path / "a.heic").write_bytes(struct.pack(">I4s4sI4s", 20, b"ftyp", brand, 0, b"heic") + bytes(400))
+    assert refusal(tmp_path / "a.heic").endswith("picture; convert it to PNG or JPEG")
+
+
+def test_the_preview_of_a_raw_photo_is_not_taken_for_the_photo(tmp_path):
+    Image.fromarray(smooth()).save(tmp_path / "a.nef", "TIFF", tiffinfo={254: 1})
+    assert refusal(tmp_path / "a.nef").startswith("a raw photo, of which only the preview")
+    Image.fromarray(smooth()).save(tmp_path / "a.tif", tiffinfo={254: 0})
+    assert np.array_equal(read(tmp_path / "a.tif").pixels, smooth())
 
 
 @pytest.mark.parametrize("kind", [0x000000, 0x020002])

@@ -244,6 +244,7 @@ def test_does_it_hold(page: Page, photos: list[Path], tiny: str, monkeypatch: py
     expected = Verifier(tiny).compare(images.read(photos[0]), copy)
     result = page.one(".result").text
     assert result.startswith("It helps." if expected.verdict == "helps" else "No effect found.")
+    assert expected.remark in result
     assert f"changes by {expected.gain:+.2f}".replace("-", "\N{MINUS SIGN}") in result
     assert [row.text for row in page.all(".result tbody th")] == ["as it is", "after JPEG 75", "at half the size"]
     assert len(page.all(".result svg circle")) == 6

@@ -62,7 +62,10 @@ def workers() -> list[int]:
 def test_same_bytes_and_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None) -> None:
     protector = Protector(tiny)
     monkeypatch.setattr(engine, "BLOCK", 3)
-    sources = [folder_of(tmp_path / "in", 10), tar(tmp_path / "s.tar", SAMPLES)]
+    several = {"a.png": SAMPLES["k/0.png"], "b.png": b"", "b.gif": b""}
+    sources = [folder_of(tmp_path / "in", 10), tar(tmp_path / "s.tar", SAMPLES), tar(tmp_path / "t.tar", several)]
+    (tmp_path / "u.tar").write_bytes((tmp_path / "s.tar").read_bytes()[:1100])
+    sources.append(tmp_path / "u.tar")
     (tmp_path / "in" / "05.png").write_bytes(b"broken")
     expected = rows_of(protector, plan(sources, tmp_path / "local"), tmp_path / "local.jsonl")
     (tmp_path / "ray2").mkdir()

@@ -323,6 +323,57 @@ def test_shard_alone(protector: Protector, tmp_path: Path, memory: Any) -> None:
     assert memory.cat_file("/out/s.tar") == (tmp_path / "x.tar").read_bytes()
 
 
+def test_no_picture_gets_into_a_shard_unprotected(protector: Protector, tmp_path: Path) -> None:
+    heic = b"\0\0\0\x14ftypheic\0\0\0\0heic" + bytes(99)
+    samples = {
+        "a.png": png(0), "a.json": b"{}", "b.png": png(1), "b.jpg": png(2), "c.cls": b"1", "c.png": png(3),
+        "c.AVIF": png(4), "d.heic": heic, "d.cls": b"2", "e.ppm": b"P6", "e.png": png(5), "f.gif": png(6),
+    }  # fmt: skip
+    source, report = tar(tmp_path / "s.tar", samples), tmp_path / "r.jsonl"
+    jobs = plan([source], tmp_path / "out.tar")
+    rows = {row["id"]: row for row in run(protector, jobs, report=report, seed=0)}
+    ends = {"a.png": "done", "b.png": "failed", "c.png": "failed", "d.heic": "failed", "e.ppm": "failed"}
+    assert statuses(rows.values()) == {f"s.tar/{name}": end for name, end in {**ends, "f.gif": "done"}.items()}
+    assert rows["s.tar/b.png"]["error"] == f"{source}/b: several pictures (.png, .jpg) in one sample; keep one of them"
+    assert "several pictures (.png, .AVIF)" in rows["s.tar/c.png"]["error"]
+    assert rows["s.tar/d.heic"]["error"].startswith(f"{source}/d.heic: not a readable")
+    kept = {"a.json": b"{}", "a.png": protected(protector, png(0)), "f.png": protected(protector, png(6))}
+    assert untar(tmp_path / "out.tar") == kept
+    again = statuses(run(protector, jobs, report=report, seed=0))
+    assert again == {name: "skipped" if row["status"] == "done" else "failed" for name, row in rows.items()}
+    assert untar(tmp_path / "out.tar") == kept
+
+
+@pytest.mark.parametrize(
+    ("head", "beyond"), [(b"k/1.png", 530), (b"k/1.png", 100), (b"k/1.png", 0), (b"k/0.cls", 99), (b"k/0.cls", 0)]
+)
+def test_cut_shard_is_a_row_and_the_others_go_on(
+    protector: Protector, tmp_path: Path, head: bytes, beyond: int
+) -> None:
+    for name in ("s0.tar", "s1.tar", "s2.tar"):
+        tar(tmp_path / name, SAMPLES)
+    sources, out, report = [tmp_path / f"s{i}.tar" for i in range(3)], tmp_path / "out", tmp_path / "r.jsonl"
+    whole = sources[1].read_bytes()
+    cut = whole[: whole.index(head) + beyond]
+    sources[1].write_bytes(cut)
+    jobs = plan(sources, out)
+    rows = list(run(protector, jobs, report=report, seed=0))
+    assert len(jobs) == len(rows) == 9
+    (row,) = (row for row in rows if row["id"].startswith(str(sources[1])))
+    assert (row["id"], row["status"]) == (str(sources[1]), "failed")
+    line = "damaged or cut short; get a fresh copy of it" if len(cut) > 512 else "not a plain tar file"
+    assert row["error"].startswith(f"{sources[1]}: {line}")
+    assert set(files(out)) == {"s0.tar", "s2.tar"}
+    sources[1].write_bytes(whole)
+    again = list(run(protector, plan(sources, out), report=report, seed=0))
+    assert [row["status"] for row in again] == [
+        *("skipped", "skipped", "failed", "skipped"),
+        *("done", "done", "failed", "done"),
+        *("skipped", "skipped", "failed", "skipped"),
+    ]
+    assert untar(out / "s1.tar") == untar(out / "s0.tar")
+
+
 @pytest.mark.parametrize("moment", ["while writing", "before its rows", "among its rows"])
 def test_killed_shard(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     tar(tmp_path / "s.tar", SAMPLES)
@@ -354,12 +405,11 @@ def test_killed_shard(protector: Protector, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_shards_that_cannot_be(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ImageError, match=r"z\.tar: not a plain tar file"):
-        plan([tar(tmp_path / "z.tar", SAMPLES, "w:gz")], None)
-    with pytest.raises(ImageError, match=r"gone\.tar: no such file"):
-        plan([tmp_path / "gone.tar"], None)
-    with pytest.raises(UsageError, match="sample a has 2 pictures"):
-        plan([tar(tmp_path / "two.tar", {"a.png": png(0), "a.jpg": png(1)})], None)
+    zipped = tar(tmp_path / "z.tar", SAMPLES, "w:gz")
+    rows = list(run(protector, plan([zipped, tmp_path / "gone.tar"], tmp_path / "x"), report=None, seed=0))
+    assert [row["error"].split(" (")[0] for row in rows] == [
+        f"{zipped}: not a plain tar file", f"{tmp_path / 'gone.tar'}: no such file or folder; check the address",
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="no pictures in this shard"):
         plan([tar(tmp_path / "none.tar", {"a.txt": b""})], None)
     source = tar(tmp_path / "s.tar", SAMPLES)

@@ -6,6 +6,8 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +81,7 @@ def protect(
     protector = Protector(preset, eps=budget, n_samples=n_samples, backbone=backbone, device=device)
     first: list[dict[str, Any]] = []
     counts = dict.fromkeys(("done", "skipped", "failed"), 0)
-    with _progress() as progress:
+    with _progress() as progress, _goes_on(report is not None):
         task = progress.add_task("protecting", total=len(jobs))
         for row in run(
             protector,
@@ -166,6 +168,8 @@ def verify(
         f"(after JPEG 75 {result.gain_jpeg:+.2f}, at half size {result.gain_half:+.2f}); "
         f"largest difference {result.linf}/255",
     )
+    if result.remark:
+        console.print(result.remark)
 
 
 @app.command()
@@ -236,7 +240,7 @@ def benchmark(
     from mspd.benchmark import benchmark as run
 
     sys.path.insert(0, "")  # package.module:function may lie in this folder
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _goes_on():
         warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
         warnings.simplefilter("always", UserWarning)
         summary = run(
@@ -319,7 +323,7 @@ def reproduce(
         return
     if data is None or out is None:
         raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _goes_on():
         warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
         warnings.simplefilter("always", UserWarning)
         page = run(name, data, out, tier=tier, device=device)
@@ -380,7 +384,8 @@ def train(
     if out.exists():
         raise WeightsError(f"{out}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
-    card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
+    with _goes_on():
+        card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
     figures = {key: card[key] for key in card if key.endswith(("_acc", "_mse"))}
     console.print(f"{out}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
@@ -470,6 +475,21 @@ def serve(
     run(host, port, device=device, ready=lambda address: console.print(f"{address}  (Ctrl-C stops it)"))
 
 
+class _StoppedError(Exception):
+    """Ctrl-C during what the same command goes on with."""
+
+
+@contextmanager
+def _goes_on(so: bool = True) -> Iterator[None]:
+    """After Ctrl-C in here the same command goes on from what is finished, if `so`."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if so:
+            raise _StoppedError from error
+        raise
+
+
 class _Speed(ProgressColumn):
     """Pictures a second, of late."""
 
@@ -513,6 +533,7 @@ def _protection_table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr."""
+    stopped = "stopped; finished files are kept"
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
@@ -520,6 +541,8 @@ def main() -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except _StoppedError:
+        code, stopped = 130, f"{stopped}, the same command goes on from there"
     except MspdError as error:
         _complain(error)
         code = 2 if isinstance(error, UsageError) else 1
@@ -533,7 +556,7 @@ def main() -> None:
         _complain(f"{error.format_message().rstrip('.')}; see {_command(error)} --help")  # typer: wrong usage
         code = 2
     if code == 130:
-        _complain("stopped; finished files are kept, the same command goes on from there")
+        _complain(stopped)
     sys.exit(code or 0)
 
 

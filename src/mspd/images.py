@@ -41,6 +41,13 @@ _FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
 }  # fmt: skip
 SUFFIXES = tuple(_FORMATS)
+PICTURES = (
+    *SUFFIXES, ".jpe", ".jfif", ".mpo", ".gif", ".avif", ".apng", ".dib", ".heic", ".heif", ".hif", ".jxl", ".jp2",
+    ".j2k", ".psd", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf",
+    ".orf", ".rw2", ".pef",
+)  # fmt: skip
+"""What names a picture, whether mspd takes it or not: `read` tells by the content and refuses the others with a line.
+Many files are chosen by these, so that no picture is left out, or copied unprotected, without a word."""
 _READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _LOSSY = ("JPEG", "WEBP")
 _LOSSY_MARGIN = 1.25
@@ -59,6 +66,7 @@ _ORIENTATION = 0x0112
 _XMP_TAG = 700
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
 _PREVIEW = (0x0201, 0x0202)  # where the preview begins, and its length
+_SUBFILE = 0x00FE  # of a TIFF: bit 0 says "a smaller copy of another picture in this file"
 # What describes a picture in the first directory of a TIFF; the other tags there describe its storage.
 _TIFF_TAGS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, *_SUB_IFDS)
 
@@ -166,6 +174,7 @@ _EMPTY = "empty file; get a fresh copy of it"
 _BAD_NAME = "not a valid file name; check the path"
 _NO_MEMORY = "too large for the memory; scale it down"
 _DAMAGED = "damaged or cut short; get a fresh copy of it"
+_UNKNOWN = "not a readable 8-bit PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture; convert it to PNG or JPEG"
 _DEEP = "more than 8 bits per channel; convert it to 8 bits"
 _HDR = "an HDR picture (gain map or HDR transfer function), which would be lost; export it as plain 8-bit SDR"
 
@@ -185,7 +194,7 @@ def _one_line(path: str | Path) -> Iterator[None]:
     except MspdError:
         raise
     except UnidentifiedImageError as error:
-        _refuse(path, "not a readable 8-bit PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture; convert it to PNG", error)
+        _refuse(path, _UNKNOWN, error)
     except Image.DecompressionBombError as error:
         _refuse(path, _too_many(2 * (Image.MAX_IMAGE_PIXELS or 0)), error)
     except MemoryError as error:
@@ -206,8 +215,8 @@ def _too_many(limit: int) -> str:
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether the suffix is one that `save` writes and a folder walk should open."""
-    return Path(path).suffix.lower() in _FORMATS
+    """Whether the suffix is one of `PICTURES`."""
+    return Path(path).suffix.lower() in PICTURES
 
 
 def read(path: str | Path) -> Picture:
@@ -362,6 +371,8 @@ def _refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, b
 
 
 def _refuse_frames(im: Image.Image, name: str | Path) -> None:
+    if getattr(im, "tag_v2", {}).get(_SUBFILE, 0) & 1:
+        _refuse(name, "a raw photo, of which only the preview can be read; develop it to 8-bit PNG or JPEG")
     if not getattr(im, "is_animated", False):
         return
     if im.format == "MPO":

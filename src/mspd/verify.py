@@ -57,7 +57,8 @@ class TargetResult:
 @dataclass(frozen=True)
 class Verification:
     """`gain` is the mean growth of the attacked margin; the verdict compares it with a threshold that unprotected
-    copies and noise of the same budget stay below. `gain_jpeg` and `gain_half` are the same after recompression."""
+    copies and noise of the same budget stay below. `gain_jpeg` and `gain_half` are the same after recompression.
+    `remark` is what has to be said beside "helps" when no target reads the label, or none under attack."""
 
     original: str
     protected: str
@@ -68,6 +69,7 @@ class Verification:
     gain: float
     gain_jpeg: float
     gain_half: float
+    remark: str
     targets: list[TargetResult]
 
     def row(self) -> dict[str, Any]:
@@ -111,6 +113,18 @@ def smallest_eps(model: torch.nn.Module, x: Tensor, y: Tensor, seed: int) -> flo
 def verdict(gain: float) -> str:
     """ "helps" or "no effect", from the mean growth of the attacked margin in logits."""
     return "helps" if gain >= THRESHOLD else "no effect"
+
+
+def remark(label: str, targets: list[TargetResult]) -> str:
+    """What a verdict of "helps" hides: a lead can grow and still be no lead. Empty when some target holds the label."""
+    if all(t.original.breaks_at == t.protected.breaks_at == 0 for t in targets):
+        return (
+            f"Even so, no target reads the picture as {label}, before or after, attacked or not: "
+            "the name only comes closer."
+        )
+    if all(t.protected.margin <= 0 for t in targets):
+        return "Even so, another name stays ahead under attack."
+    return ""
 
 
 class Verifier:
@@ -191,11 +205,12 @@ class Verifier:
                 ("protected_half", "original_half"),
             )
         ]
+        found, name = verdict(gains[0]), self.protector.classes[label]
         return Verification(
-            original=str(original.path), protected=str(protected.path), label=self.protector.classes[label],
-            confidence=round(confidence, 4), linf=int(np.abs(before.astype(np.int16) - after).max()),
-            verdict=verdict(gains[0]),
-            gain=round(gains[0], 3), gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3), targets=results,
+            original=str(original.path), protected=str(protected.path), label=name, confidence=round(confidence, 4),
+            linf=int(np.abs(before.astype(np.int16) - after).max()), verdict=found, gain=round(gains[0], 3),
+            gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3),
+            remark=remark(name, results) if found == "helps" else "", targets=results,
         )  # fmt: skip
 
 

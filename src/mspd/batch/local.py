@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mspd import images
-from mspd.batch.places import Member, Place, Shard, content, exists, load, save, written
+from mspd.batch.places import Member, Place, Shard, absolute, content, exists, load, save, written
 from mspd.batch.plan import Job
 from mspd.batch.report import Report, Row
 from mspd.errors import ImageError, MspdError, UsageError
@@ -123,6 +123,8 @@ def _look(job: Job, log: Report) -> Task:
     status = row.get("status")
     whole = isinstance(job.output, Member)  # a shard is written once, without the samples that failed
     if status in (("done", "failed") if whole else ("done",)) and exists(job.output):
+        if status == "done" and row["source"] != absolute(job.source):
+            return Task(job, started=True)  # moved, or another picture of that name: the same bytes will tell
         return Task(job, {**row, "status": "skipped"} if status == "done" else row)
     if status != "started":
         log.append({"id": job.id, "status": "started"})
@@ -328,6 +330,8 @@ class _Pipeline:
             item.known, item.row = True, task.row
             return
         try:
+            if job.problem:
+                raise ImageError(job.problem)
             item.again = exists(job.output)
             if item.again and (not task.started or _same(job)):
                 raise _taken(job)
@@ -381,7 +385,7 @@ class _Pipeline:
                 raise _taken(job)
         else:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
-        done = self.protector.protection(job.source, job.output, perturbation, check, seed)
+        done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
         row = {"id": job.id, "status": "done", **done.row()}
         if picture.credentials:
             row["note"] = "the original's content credentials are not in the copy: 'mspd sign' adds them"
@@ -401,8 +405,8 @@ class _Pipeline:
 
 
 def refusal(job: Job) -> Row:
-    """The row of a job at whose output there is something that no earlier run made."""
-    return _failed(job, _taken(job))
+    """The row of a job with a problem, or at whose output there is something that no earlier run made."""
+    return _failed(job, ImageError(job.problem) if job.problem else _taken(job))
 
 
 def _taken(job: Job) -> ImageError:

@@ -65,6 +65,13 @@ def place(text: str | Path) -> Place:
     return Path(text.removeprefix("file://")) if text.startswith("file://") else Address(text)
 
 
+def absolute(where: Spot) -> str:
+    """The name of a place from wherever one stands."""
+    if isinstance(where, Member):
+        return f"{absolute(where.shard)}/{where.name}"
+    return os.path.abspath(where) if isinstance(where, Path) else where.url
+
+
 def extra(module: str) -> ModuleType:
     """A module of the extra `scale`; UsageError that says how to get it."""
     try:
@@ -146,16 +153,24 @@ def matches(pattern: Address) -> list[Place]:
 
 
 def members(shard: Place) -> Iterator[Member]:
-    """The files in a tar, in its order; ImageError for what is not a plain (uncompressed) tar."""
+    """The files in a tar, in its order; ImageError for what is not a plain (uncompressed) tar, and at the end of one
+    that is cut short."""
     with _one_line(shard), _open(shard) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for entry in tar:
-                    if entry.isfile():
-                        yield Member(shard, entry.name, entry.offset_data, entry.size, entry.mtime)
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
         except tarfile.TarError as error:
             raise ImageError(f"{shard}: not a plain tar file ({error}); uncompress it or get a fresh copy") from error
+        cut = f"{shard}: damaged or cut short; get a fresh copy of it"
+        try:
+            for entry in tar:
+                if entry.isfile():
+                    yield Member(shard, entry.name, entry.offset_data, entry.size, entry.mtime)
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+        except tarfile.TarError as error:
+            raise ImageError(cut) from error
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends with zeros
+            raise ImageError(cut)
 
 
 def _open(where: Place) -> IO[bytes]:

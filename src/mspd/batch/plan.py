@@ -8,16 +8,20 @@ from pathlib import Path
 
 from mspd import images
 from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
-from mspd.errors import UsageError
+from mspd.errors import ImageError, UsageError
+
+_LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: its name in the report, where it is, where its protected copy goes."""
+    """One picture: its name in the report, where it is, where its protected copy goes. `problem` is what the walk found
+    wrong with it, or with a whole shard: a line that becomes its failed row."""
 
     id: str
     source: Spot
     output: Spot
+    problem: str = ""
 
 
 def beside(folder: Place, ending: str) -> Place:
@@ -54,7 +58,7 @@ def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str =
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of `plan`, each time walked anew: names of one folder at a time are kept in memory."""
+    """The jobs of `plan`, each time walked anew: names of one folder or shard at a time are kept in memory."""
 
     sources: tuple[Place, ...]
     out: Place | None
@@ -83,12 +87,16 @@ class Plan:
 
     @cached_property
     def report(self) -> Path | None:
-        """Where the report goes unless told: beside the output of a folder or a shard. It is private: for an output
-        at an address, in the current folder."""
+        """Where the report goes unless told: beside the output of many pictures, when that is one place. It is private:
+        for an output at an address, in the current folder."""
         many = next((s for s in self.sources if _is_shard(s) or is_folder(s)), None)
-        if many is None:
+        if self.out is not None and (many is not None or not self._alone):
+            home = self.out
+        elif many is not None:
+            home = self._root(many)
+        else:
             return None
-        named = beside(self.out or self._root(many), ".report.jsonl")
+        named = beside(home, ".report.jsonl")
         return named if isinstance(named, Path) else Path(named.name)
 
     def _root(self, source: Place) -> Place:
@@ -119,7 +127,7 @@ class Plan:
             return self._root(source)
         ending = Path(out.name).suffix
         if self._alone and ending and not is_folder(out):
-            if not images.is_picture(out.name):
+            if ending.lower() not in images.SUFFIXES:
                 known = ", ".join(images.SUFFIXES)
                 raise UsageError(f"{out}: unknown picture format {ending!r}; use one of {known}")
             return out
@@ -138,31 +146,37 @@ class Plan:
             source, output = source / parts[-1], output / (parts[-1] + self.suffix)
             yield Job(str(Path(*parts)) if self._alone else str(source), source, output)
         if empty:
-            raise UsageError(f"{folder}: no pictures in this folder (looking for {', '.join(images.SUFFIXES)})")
+            raise UsageError(f"{folder}: no pictures in this folder (looking for {_LOOKED_FOR})")
 
     def _shard(self, shard: Place) -> Iterator[Job]:
-        """One job a sample with a picture (WebDataset: files of one key stand together)."""
+        """One job a sample with a picture (WebDataset: files of one key stand together). A sample of several pictures
+        fails, for only one would be protected, and so does a shard that cannot be read to its end."""
         out = self._root(shard) if self.out is None else self.out
         if self.out is not None and not (self._alone and _is_shard(self.out)):
             out = self.out / shard.name
         if _real(out) == _real(shard):
             raise UsageError(f"{shard}: is the output, too; choose another one")
+        name = shard.name if self._alone else str(shard)
+        try:
+            samples = list(_samples(shard))  # all, before the first: nothing of a cut shard is protected
+        except ImageError as error:
+            yield Job(name, shard, Member(out, ""), str(error))
+            return
         empty = True
-        for key, sample in _samples(shard):
+        for key, sample in samples:
             # "key.png" is a picture; "key.mask.png" is not one to be seen
-            pictures = [
-                m for m in sample if m.name.startswith(key + ".") and m.name[len(key) :].lower() in images.SUFFIXES
-            ]
-            if len(pictures) > 1:
-                raise UsageError(f"{shard}: sample {key} has {len(pictures)} pictures; a sample may have one")
-            for picture in pictures:
-                empty = False
-                others = tuple(m for m in sample if m is not picture)
-                source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
-                name = shard.name if self._alone else str(shard)
-                yield Job(f"{name}/{picture.name}", source, Member(out, key + self.suffix))
+            pictures = [m for m in sample if m.name[len(key) :].lower() in images.PICTURES]
+            if not pictures:
+                continue
+            empty, picture = False, pictures[0]
+            others = tuple(m for m in sample if m is not picture)
+            source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
+            endings = ", ".join(m.name[len(key) :] for m in pictures)
+            several = f"{shard}/{key}: several pictures ({endings}) in one sample; keep one of them"
+            problem = several if len(pictures) > 1 else ""
+            yield Job(f"{name}/{picture.name}", source, Member(out, key + self.suffix), problem)
         if empty:
-            raise UsageError(f"{shard}: no pictures in this shard (looking for {', '.join(images.SUFFIXES)})")
+            raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
 
 
 def _is_shard(where: Place) -> bool:

@@ -59,7 +59,7 @@ def protect(
         if task.row is not None:
             yield task.row
             continue
-        if not task.started and exists(job.output):
+        if job.problem or (not task.started and exists(job.output)):
             row = local.refusal(job)
             record(row)
             yield row
