@@ -23,8 +23,9 @@ from PIL import Image
 import mspd.batch.local as local
 import mspd.cli as cli
 from mspd import Protector, images
-from mspd.models import card_of
+from mspd.models import PUBLISHED, card_of, list_models
 from mspd.models.files import WEIGHTS
+from mspd.presets import PRESETS
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -226,6 +227,36 @@ def test_lists(call: Call) -> None:
         code, out, err = call(*arguments)
         assert (code, err) == (0, "")
         assert "Usage: mspd" in out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_lists_on_narrow_screens(call: Call, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Names and cells are whole at any width, lines as long as the screen: a table where it fits, else paragraphs."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.delitem(PRESETS, "tiny")
+    for command in ("models", "presets"):
+        code, out, err = call(command)
+        assert (code, err) == (0, "")
+        assert "…" not in out
+        assert max(map(len, out.split("wherever a model")[0].splitlines())) <= max(width, len(max(PUBLISHED, key=len)))
+        words = " ".join(out.split())
+        if command == "models":
+            names = [*list_models(), *PUBLISHED]
+            assert [name for name in names if not re.search(rf"^{re.escape(name)}(\s|$)", out, re.MULTILINE)] == []
+            assert {"adversarial", "perturbations,", "meta-learned", "45.4%", "58.6%", "8/255"} <= set(out.split())
+            assert ("prn18-cifar10 adversarial (N-FGSM) 67.6% 45.4% at 8/255 5.6" in words) is (width >= 80)
+        else:
+            assert "targets = ('wrn16-2-cifar10', 'rn18-cifar10')" in words
+
+
+def test_table_of_a_run_on_a_narrow_screen(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{'a' * 90}.png"
+    picture(tmp_path / name)
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = call("protect", name, *QUICK)
+    assert code == 0
+    assert out.splitlines()[0] == name
+    assert re.match(r"    label \w+, sure \d+%( \(low\))?, moved \d of 8, SSIM", out.splitlines()[1])
 
 
 def test_processes(tmp_path: Path) -> None:
