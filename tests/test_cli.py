@@ -688,7 +688,21 @@ def test_train_says_what_is_missing(call: Call, tmp_path: Path) -> None:
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no test set here")
     (tmp_path / "m.safetensors").write_text("mine")
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 1, "m.safetensors: already exists; choose another")
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "m.safetensors"}
+    (tmp_path / "n.json").write_text("mine")
+    one_line(call("train", "rn20-cifar10", "--data", data, "-o", "n.safetensors"), 1, "n.json: already exists; choose")
+    place = "m.safetensors/n.safetensors"
+    one_line(call("train", "rn20-cifar10", "--data", data, "-o", place), 1, f"{place}: cannot be written", "another pl")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "m.safetensors", "n.json"}
+
+
+def test_train_that_starts_from_a_stranger(call: Call, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        picture(tmp_path / "data" / split / "cat" / "a.png")
+    command = ("train", "rn20-cifar10", "--data", "data", "-o", "m.safetensors", "--start")
+    one_line(call(*command, "prn18-cifar10"), 2, "start prn18-cifar10: not the recipe's resnet20", "or from none")
+    one_line(call(*command, "robustbench:Nobody"), 2, "unknown model 'robustbench:Nobody'", "Wong2020Fast")
+    one_line(call(*command, "gone.safetensors"), 1, "gone.safetensors: no such weight file")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 def test_train_on_broken_parquet(call: Call, tmp_path: Path) -> None:

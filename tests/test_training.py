@@ -1,5 +1,6 @@
 """Training on a handful of tiny pictures: every method runs, resumes to the same bytes, and its result can be used."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import mspd.training.loop as loop
 from mspd import Protector, UsageError
 from mspd.data import load, records
 from mspd.errors import ImageError, WeightsError
-from mspd.models import build, card_of, load_model
+from mspd.models import build, card_of, load_model, save_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.classify import evaluate_plain
@@ -165,6 +166,77 @@ def test_private_backbone(pictures: Path, tmp_path: Path) -> None:
     assert not torch.equal(own(x), shipped(x))
     with pytest.raises(UsageError, match=r"private\.safetensors: 10 classes, the classifier has 100"):
         Protector("photo", backbone=out)
+
+
+# ---------------------------------------------------------------- what is said before a training
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        (
+            "rn18-cifar10",
+            r"start rn18-cifar10: not the recipe's resnet20 \(\S+ differs\); start from a model that recipe",
+        ),
+        ("wide", r"start wide\.safetensors: not the recipe's resnet20 \(stem\.weight differs\); .* or from none"),
+        ("nowhere:loader", r"start 'nowhere:loader': 'nowhere' cannot be imported"),
+        ("math:nothing", r"start 'math:nothing': module 'math' has no function 'nothing'"),
+        ("math:sqrt", r"start math:sqrt: no weights of a resnet20 \(TypeError: .*\); start from a model that"),
+        ("nothing", r"unknown model 'nothing'"),
+    ],
+)
+def test_start_that_does_not_fit(
+    start: str, line: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if start == "wide":
+        start, wide = "wide.safetensors", {"width": 8, "num_classes": 10}
+        save_model(build("resnet20", wide), start, {"architecture": "resnet20", "arguments": wide, "classes": []})
+    before = set(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=line) as caught:
+        train(STANDARD, pictures, "a.safetensors", start=start)
+    assert "\n" not in str(caught.value)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_start_of_a_hub(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id of a hub is a model and no loader; a card of others does not tell its epochs; other classes, a new head."""
+    model = build("resnet20", {"width": 4, "num_classes": 3})
+    monkeypatch.setattr(loop, "load_model", lambda name: model)
+    monkeypatch.setattr(loop, "card_of", lambda name: {"sha256": "0123456789abcdef"} if ":" in name else card_of(name))
+    recipe = replace(STANDARD, epochs=1, lr=1e-9, average=0.0)
+    card = train(recipe, pictures, tmp_path / "a.safetensors", start="timm:resnet20")
+    assert card["start"] == "timm:resnet20 (sha256 0123456789ab)"
+    later = load_model(tmp_path / "a.safetensors").get_parameter("stem.weight")
+    assert torch.allclose(model.get_parameter("stem.weight"), later, atol=1e-3)
+    model = torch.nn.Sequential(model)
+    with pytest.raises(UsageError, match=r"start timm:resnet20: not the recipe's resnet20 \(stem\.weight differs\)"):
+        train(recipe, pictures, tmp_path / "b.safetensors", start="timm:resnet20")
+
+
+def test_place_that_cannot_be_written(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the pictures are read."""
+    monkeypatch.setattr(loop, "load", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.safetensors").mkdir()
+    for place, line in (
+        (tmp_path / "file" / "a.safetensors", r"file/a\.safetensors: cannot be written \(.+\); choose another place"),
+        (tmp_path / "file" / "b" / "a.safetensors", r"b/a\.safetensors: cannot be written"),
+        (tmp_path / "folder.safetensors", r"folder\.safetensors: is a folder; name a file in it"),
+    ):
+        with pytest.raises(WeightsError, match=line):
+            train(STANDARD, pictures, place)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.safetensors"}
+
+
+def test_full_disk_at_a_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: cannot be written \(No space left on device\)"):
+        train(STANDARD, pictures, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_pictures_of_one_colour_are_learned(pictures: Path, tmp_path: Path) -> None:

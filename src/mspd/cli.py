@@ -365,8 +365,9 @@ def train(
         raise UsageError("say which pictures (--data DIR) and which file to write (--out FILE.safetensors)")
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: the weight file must end in .safetensors")
-    if out.exists():
-        raise WeightsError(f"{out}: already exists; choose another file or remove it first")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise WeightsError(f"{path}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
     card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
     figures = {key: card[key] for key in card if key.endswith(("_acc", "_mse"))}
