@@ -15,7 +15,8 @@ from PIL import Image
 
 import mspd.training.loop as loop
 from mspd import Protector, UsageError
-from mspd.data import load, records
+from mspd.data import ImageSet, load, records
+from mspd.data.classes import check_classes, difference
 from mspd.errors import ImageError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
@@ -46,6 +47,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(noisy).save(root / split / name / f"{index}.png")
     (root / "train" / ".cache").mkdir()
     return root
+
+
+def grey(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), (level, level, level)).save(path)
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +174,27 @@ def test_private_backbone(pictures: Path, tmp_path: Path) -> None:
         Protector("photo", backbone=out)
 
 
+def test_private_photo_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders called like the photo classifier's classes, which are in no alphabetical order, make a photo backbone."""
+    classes = card_of("effnet-lite0-photo")["classes"]
+    for split in ("train", "test"):
+        for index, name in enumerate(classes):
+            grey(tmp_path / split / name.replace(" ", "_").upper() / "a.png", 2 * index)
+    out = tmp_path / "private.safetensors"
+    recipe = replace(ADVERSARIAL, dataset="Tiny-ImageNet-100", epochs=1)
+    card = train(recipe, tmp_path, out)
+    assert card["classes"] == classes
+    assert Protector("photo", backbone=out).identity()["weights"][1] == card_of(out)["sha256"]
+    data = load(tmp_path, "train", like=classes)
+    assert (data.images[:, 0, 0, 0] == 2 * data.labels).all()
+    assert "note" not in capsys.readouterr().err
+    (tmp_path / "train" / "GOLDFISH").rename(tmp_path / "train" / "shark")
+    (tmp_path / "test" / "GOLDFISH").rename(tmp_path / "test" / "shark")
+    train(recipe, tmp_path, tmp_path / "b.safetensors")
+    line = "note: class 0 is 'ACADEMIC_GOWN', effnet-lite0-photo's is 'goldfish', so the model cannot be the backbone"
+    assert line in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- what is said before a training
 
 
@@ -237,6 +264,16 @@ def test_full_disk_at_a_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: cannot be written \(No space left on device\)"):
         train(STANDARD, pictures, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_other_classes_than_the_models_that_teach(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    line = "do not fit: 10 classes, model prn18-photo has 100; class 0 is 'airplane', model prn18-photo's is 'goldfish'"
+    with pytest.raises(UsageError, match=line):
+        train(replace(STANDARD, teacher="prn18-photo"), pictures, out)
+    with pytest.raises(UsageError, match=line):
+        train(replace(get_recipe("a5-cifar10"), against="prn18-photo"), pictures, out)
+    assert not out.exists()
 
 
 def test_pictures_of_one_colour_are_learned(pictures: Path, tmp_path: Path) -> None:
@@ -379,3 +416,129 @@ def test_bad_image_sets(pictures: Path, tmp_path: Path) -> None:
         (tmp_path / "train" / "a" / "x.png").write_bytes(broken)
         with pytest.raises(ImageError, match=r"a.x\.png cannot be read as a picture"):
             load(tmp_path, "train", size=16)
+
+
+TABLE = "label\twnid\tname\n2\tn03\tant, emmet\n0\tn02\tBlack widow\n1\tn01\tcat\n"
+
+
+def folders(root: Path, names: str, split: str = "train") -> Path:
+    """A folder with a grey picture for each of the names, the first black, the second of level 1."""
+    for level, name in enumerate(names.split(", ")):
+        grey(root / split / name / "a.png", level)
+    return root
+
+
+def levels(data: ImageSet) -> list[int]:
+    """The grey level of the picture of each label."""
+    found = dict(zip(data.labels.tolist(), data.images[:, 0, 0, 0].tolist(), strict=True))
+    return [found[label] for label in sorted(found)]
+
+
+def test_table_of_classes(tmp_path: Path) -> None:
+    """A folder's label is that of its row, by wnid or by name; the test part may lack classes."""
+    (tmp_path / "classes.tsv").write_text(TABLE)
+    folders(tmp_path, "ANT, black_widow, n01")
+    folders(tmp_path, "cat, N03", "test")
+    data = load(tmp_path, "train")
+    assert data.classes == ("Black widow", "cat", "ant")
+    assert levels(data) == [1, 2, 0]
+    test = load(tmp_path, "test")
+    assert test.classes == data.classes
+    assert test.labels.tolist() == [2, 1]  # sorted by path: N03, cat
+    assert train(replace(STANDARD, epochs=1), tmp_path, tmp_path / "a.safetensors")["classes"] == list(data.classes)
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "line"),
+    [
+        (TABLE, "ant, cat, n02, dog", r"train/dog: no class of this name in \S+classes\.tsv; call it by the wnid or"),
+        (TABLE, "ant, cat", r"train: no folder of class 'Black widow', which is in \S+classes\.tsv; add it"),
+        (TABLE, "ant, cat, n01, n02", r"train/n01: the same class of \S+classes\.tsv as cat; make the two one folder"),
+        (TABLE + "3\tn04\tcat\n", "ant, cat, n02, n04", r"train/cat: 2 classes of this name in"),
+        (TABLE.replace("\n2", "\n3"), "ant, cat, n02", r"classes\.tsv: the labels must be 0, 1, 2 and so on"),
+        (TABLE.replace("\n2", "\n1"), "ant, cat, n02", r"classes\.tsv: the labels must be 0, 1, 2 and so on"),
+        ("label\twnid\tname\n", "ant, cat, n02", r"classes\.tsv: the labels must be 0, 1, 2 and so on"),
+        (TABLE.replace("\n2", "\nx"), "ant, cat, n02", r"classes\.tsv: not a table of classes; write the columns"),
+        (TABLE.replace("\t", ","), "ant, cat, n02", r"classes\.tsv: not a table of classes; write the columns"),
+        (TABLE + "3\n", "ant, cat, n02", r"classes\.tsv: not a table of classes"),
+        ("\xff", "ant, cat, n02", r"classes\.tsv: not a table of classes"),
+    ],
+    ids=[
+        "stranger",
+        "missing",
+        "twice",
+        "ambiguous",
+        "gap",
+        "doubled",
+        "no row",
+        "no number",
+        "no tabs",
+        "short",
+        "no text",
+    ],
+)
+def test_table_that_does_not_fit_the_folders(table: str, names: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.tsv").write_text(table, encoding="latin-1")
+    with pytest.raises(UsageError, match=line) as caught:
+        load(folders(tmp_path, names), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_like_the_classes_of_a_model(tmp_path: Path) -> None:
+    """All of them in the train part, some in the test part; else in the order of the alphabet, or of numbers."""
+    like = ("dog", "black widow", "cat")
+    data = load(folders(tmp_path / "a", "CAT, Black_Widow, dog"), "train", like=like)
+    assert (data.classes, levels(data)) == (like, [2, 1, 0])
+    for names, classes in (("dog, cat", ("cat", "dog")), ("dog, cat, cow", ("cat", "cow", "dog"))):
+        data = load(folders(tmp_path / names, names), "train", like=like)
+        assert data.classes == classes
+        assert data.labels.tolist() == list(range(len(classes)))
+    test = load(folders(tmp_path / "a", "dog, cat", "test"), "test", like=like)
+    assert (test.classes, test.labels.tolist(), levels(test)) == (like, [2, 0], [0, 1])
+    twice = load(folders(tmp_path / "b", "cat, dog", "test"), "test", like=("dog", "cat", "dog"))
+    assert twice.classes == ("cat", "dog")
+    numbers = ", ".join(map(str, range(12)))
+    assert levels(load(folders(tmp_path / "c", numbers), "train")) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "differ"),
+    [
+        (["cat", "crane bird", "Black_widow"], ["Cat", "crane", "black widow, spider"], None),
+        (["cat", "dog"], ["dog", "cat"], "class 0 is 'cat', X's is 'dog'"),
+        (["cat", "doge"], ["cat", "dog"], "class 1 is 'doge', X's is 'dog'"),
+        (["cat"], ["cat", "dog"], "1 classes, X has 2"),
+        (["dog"], ["cat", "dog"], "1 classes, X has 2; class 0 is 'dog', X's is 'cat'"),
+    ],
+)
+def test_difference_of_classes(theirs: list[str], ours: list[str], differ: str | None) -> None:
+    assert difference(theirs, ours, "X") == differ
+    if differ is None:
+        check_classes(theirs, ours, "X")
+    else:
+        with pytest.raises(UsageError, match=f"the pictures do not fit: {differ}; take pictures of its classes"):
+            check_classes(theirs, ours, "X")
+
+
+@pytest.mark.parametrize("unknown", [(), ("0", "1"), ("0", "1", "2")])
+def test_classes_that_are_not_known(unknown: tuple[str, ...]) -> None:
+    check_classes(unknown, ("cat", "dog"), "X")
+    check_classes(("cat", "dog"), unknown, "X")
+
+
+def test_labels_of_a_file(tmp_path: Path) -> None:
+    """The names of a parquet file's classes are those of the table, which must be as many as its labels ask for."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    grey(tmp_path / "a.png", 7)
+    rows = [{"image": {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}, "label": label} for label in (0, 2)]
+    for split in ("train", "test"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+    with pytest.raises(UsageError, match=r"the names of the classes are not known; put a classes\.tsv"):
+        train(STANDARD, tmp_path, tmp_path / "a.safetensors")
+    (tmp_path / "classes.tsv").write_text(TABLE)
+    assert load(tmp_path, "train").classes == ("Black widow", "cat", "ant")
+    (tmp_path / "classes.tsv").write_text("label\tname\n0\tcat\n1\tdog\n")
+    with pytest.raises(UsageError, match=r"label 2 is none of the 2 classes; mend classes\.tsv or the labels"):
+        load(tmp_path, "train")

@@ -24,10 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mspd.adapters import find
 from mspd.data import ImageSet, load
+from mspd.data.classes import check_classes, difference
 from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
 from mspd.models.files import write_atomically
 from mspd.models.hub import is_id
+from mspd.presets import PRESETS
 from mspd.training.classify import Classify
 from mspd.training.denoising import Denoise
 from mspd.training.flow import Flow
@@ -60,14 +62,22 @@ def train(
 
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
+    Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
     """
     recipe = replace(recipe, start=start or recipe.start)
     out = Path(out)
     epochs = epochs or recipe.epochs
     _check_place(out)
-    training, testing = (load(data, split, size=recipe.size) for split in ("train", "test"))
+    classifier = _classifier(recipe)
+    wanted = card_of(classifier)["classes"] if classifier else ()
+    training = load(data, "train", size=recipe.size, like=wanted)
+    testing = load(data, "test", size=recipe.size, like=training.classes)
     if training.classes != testing.classes:
         raise UsageError(f"{data}: the test part has other classes than the train part; both need the same sub-folders")
+    for other in filter(None, (recipe.teacher, recipe.against)):
+        check_classes(training.classes, card_of(other)["classes"], f"model {other}")
+    if recipe.task == "classify" and not training.classes:
+        raise UsageError(f"{data}: the names of the classes are not known; put a classes.tsv (label, wnid, name) there")
     keep_freed_memory()
     torch.manual_seed(seed)
     arguments = recipe.arguments
@@ -83,6 +93,9 @@ def train(
     task = TASKS[recipe.task](recipe, training)
     optimizer = task.optimiser(_groups(model, recipe))
 
+    differ = difference(training.classes, wanted, classifier) if classifier else None
+    if recipe.task == "classify" and differ is not None:
+        print(f"note: {differ}, so the model cannot be the backbone beside it", file=sys.stderr, flush=True)
     checkpoint, settings = out.with_name(out.name + ".ckpt"), f"{recipe}, epochs {epochs}, seed {seed}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     count = min(recipe.pictures or len(training), len(training))
@@ -164,6 +177,12 @@ def matmul_rate(seconds: float = 0.3) -> float:
         a @ a
         best = min(best, time.perf_counter() - started)
     return 2 * 1024**3 / best
+
+
+def _classifier(recipe: Recipe) -> str | None:
+    """The classifier of the preset for the recipe's data set."""
+    names = [preset.classifier for preset in PRESETS.values()]
+    return next((name for name in names if card_of(name).get("dataset") == recipe.dataset), None)
 
 
 def _check_place(path: Path) -> None:
