@@ -47,7 +47,8 @@ def main() -> None:
         clean, (low, high) = right / len(y), wilson(right, len(y), z=3.0)
         off = abs(clean - card["clean_acc"]) > 0.01 and not low <= card["clean_acc"] <= high
         wrong |= off
-        print(f"{name}: clean {clean:.1%} of {len(y)}, card {card['clean_acc']:.1%}{'  OFF' if off else ''}", flush=True)
+        remark = "  OFF" if off else ""
+        print(f"{name}: clean {clean:.1%} of {len(y)}, card {card['clean_acc']:.1%}{remark}", flush=True)
         eps, n = card["pgd20_eps"], options.n
         if not card["eps"] or n == 0 or (card.get("autoattack_n"), card.get("autoattack_eps")) == (n, eps):
             continue

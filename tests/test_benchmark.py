@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from mspd.benchmark.grid import function_identity, named
 from mspd.benchmark.run import _rounded
 from mspd.benchmark.store import GROWING, Store
 from mspd.benchmark.summary import summarise
+from mspd.data import ImageSet
 from mspd.defenses import mcgs
 from mspd.errors import InputError, MspdError, UsageError
 from mspd.metrics import l2
@@ -596,6 +599,61 @@ def test_wrong_labels_and_normalised_images(
         UserWarning, match=r"reads 75\.0% of the images right, its card says 99\.0%: are the images norm"
     ):
         measure(data=(x, mostly), targets=tmp_path / "sure.safetensors", n=64)
+
+
+def test_pictures_of_other_classes(
+    call: Callable[..., tuple[int, str, str]], preset: Preset, pictures: tuple[Tensor, Tensor], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The classes of the data are those of the classifier, the targets and the reversions, as far as they are known."""
+    x, y = (part[:8] for part in pictures)
+    x = (x * 255).round().to(torch.uint8)
+    other, nameless = tmp_path / "other.safetensors", tmp_path / "nameless.safetensors"
+    card = card_of(preset.targets[0])
+    save_model(load_model(preset.targets[0]), other, {**card, "classes": ["ant", "cat", "bee", "dog"]})
+    save_model(load_model(preset.targets[0]), nameless, {**card, "classes": ["0", "1", "2", "3"]})
+
+    def measure(classes: tuple[str, ...], **options: Any) -> Summary:
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        return mspd.benchmark(
+            ImageSet(x, y, classes), out, preset=preset, defenses={"mcgs": one}, attacks={"pgd": quick}, device="cpu",
+            **options,
+        )  # fmt: skip
+
+    line = f"the pictures do not fit: class 0 is 'cow', classifier {preset.classifier}'s is 'ant'; take pictures of its"
+    with pytest.raises(UsageError, match=re.escape(line)):
+        measure(("cow", "bee", "cat", "dog"))
+    with pytest.raises(UsageError, match=f"class 1 is 'bee', target {other}'s is 'cat'"):
+        measure(tuple(CLASSES), targets=other)
+    with pytest.raises(UsageError, match=f"class 1 is 'bee', treatment revert:{other}'s is 'cat'"):
+        measure(tuple(CLASSES), treatments=f"revert:{other}")
+    measure((), targets=preset.targets[0])
+    measure(tuple(CLASSES), targets=[preset.targets[0], nameless])
+    (tmp_path / "pictures" / "test" / "bee").rename(tmp_path / "pictures" / "test" / "cow")
+    capsys.readouterr()
+    code, _, err = call("--data", "pictures", "-o", "out")
+    assert code == 2
+    assert re.fullmatch(r"mspd: the pictures do not fit: class 1 is 'cat', classifier \S+'s is 'bee'; take .*\n", err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_in_the_order_of_the_classifier(
+    call: Callable[..., tuple[int, str, str]], preset: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's label is the place of its name among the classifier's classes, not in the alphabet."""
+    backwards = CLASSES[::-1]
+    names = []
+    for number, name in enumerate((preset.classifier, preset.backbone, preset.targets[0])):
+        names.append(str(tmp_path / f"{number}.safetensors"))
+        save_model(load_model(name), names[-1], {**card_of(name), "classes": backwards})
+    reversed_ = replace(preset, classifier=names[0], backbone=names[1], targets=(names[2],))
+    monkeypatch.setitem(PRESETS, "tiny", reversed_)
+    code, _, err = call("--data", "pictures", "-o", "out", "--defense", "uniform", "--attack", "mine:still")
+    assert code == 0, err
+    counts = [len(list((tmp_path / "pictures" / "test" / name).iterdir())) for name in backwards]
+    labels = [row["label"] for row in rows(tmp_path / "out") if row["defense"] == "none"]
+    assert [labels.count(label) for label in range(4)] == counts
+    assert counts != counts[::-1]
 
 
 @pytest.mark.parametrize(

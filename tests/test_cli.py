@@ -24,8 +24,9 @@ from PIL import Image
 import mspd.batch.local as local
 import mspd.cli as cli
 from mspd import Protector, Verifier, images
-from mspd.models import card_of
+from mspd.models import PUBLISHED, card_of, list_models
 from mspd.models.files import WEIGHTS
+from mspd.presets import PRESETS
 from mspd.verify import Reading
 
 Call = Callable[..., tuple[int, str, str]]
@@ -257,6 +258,36 @@ def test_lists(call: Call) -> None:
         code, out, err = call(*arguments)
         assert (code, err) == (0, "")
         assert "Usage: mspd" in out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_lists_on_narrow_screens(call: Call, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Names and cells are whole at any width, lines as long as the screen: a table where it fits, else paragraphs."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.delitem(PRESETS, "tiny")
+    for command in ("models", "presets"):
+        code, out, err = call(command)
+        assert (code, err) == (0, "")
+        assert "…" not in out
+        assert max(map(len, out.split("wherever a model")[0].splitlines())) <= max(width, len(max(PUBLISHED, key=len)))
+        words = " ".join(out.split())
+        if command == "models":
+            names = [*list_models(), *PUBLISHED]
+            assert [name for name in names if not re.search(rf"^{re.escape(name)}(\s|$)", out, re.MULTILINE)] == []
+            assert {"adversarial", "perturbations,", "meta-learned", "45.4%", "58.6%", "8/255"} <= set(out.split())
+            assert ("prn18-cifar10 adversarial (N-FGSM) 67.6% 45.4% at 8/255 5.6" in words) is (width >= 80)
+        else:
+            assert "targets = ('wrn16-2-cifar10', 'rn18-cifar10')" in words
+
+
+def test_table_of_a_run_on_a_narrow_screen(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{'a' * 90}.png"
+    picture(tmp_path / name)
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = call("protect", name, *QUICK)
+    assert code == 0
+    assert out.splitlines()[0] == name
+    assert re.match(r"    label \w+, sure \d+%( \(low\))?, moved \d of 8, SSIM", out.splitlines()[1])
 
 
 def test_processes(tmp_path: Path) -> None:
@@ -730,7 +761,21 @@ def test_train_says_what_is_missing(call: Call, tmp_path: Path) -> None:
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no test set here")
     (tmp_path / "m.safetensors").write_text("mine")
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 1, "m.safetensors: already exists; choose another")
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "m.safetensors"}
+    (tmp_path / "n.json").write_text("mine")
+    one_line(call("train", "rn20-cifar10", "--data", data, "-o", "n.safetensors"), 1, "n.json: already exists; choose")
+    place = "m.safetensors/n.safetensors"
+    one_line(call("train", "rn20-cifar10", "--data", data, "-o", place), 1, f"{place}: cannot be written", "another pl")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "m.safetensors", "n.json"}
+
+
+def test_train_that_starts_from_a_stranger(call: Call, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        picture(tmp_path / "data" / split / "cat" / "a.png")
+    command = ("train", "rn20-cifar10", "--data", "data", "-o", "m.safetensors", "--start")
+    one_line(call(*command, "prn18-cifar10"), 2, "start prn18-cifar10: not the recipe's resnet20", "or from none")
+    one_line(call(*command, "robustbench:Nobody"), 2, "unknown model 'robustbench:Nobody'", "Wong2020Fast")
+    one_line(call(*command, "gone.safetensors"), 1, "gone.safetensors: no such weight file")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 def test_train_on_broken_parquet(call: Call, tmp_path: Path) -> None:

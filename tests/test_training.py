@@ -1,5 +1,6 @@
 """Training on a handful of tiny pictures: every method runs, resumes to the same bytes, and its result can be used."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from PIL import Image
 
 import mspd.training.loop as loop
 from mspd import Protector, UsageError
-from mspd.data import load, records
+from mspd.data import ImageSet, load, records
+from mspd.data.classes import check_classes, difference
 from mspd.errors import ImageError, WeightsError
-from mspd.models import build, card_of, load_model
+from mspd.models import build, card_of, load_model, save_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.classify import evaluate_plain
@@ -45,6 +47,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(noisy).save(root / split / name / f"{index}.png")
     (root / "train" / ".cache").mkdir()
     return root
+
+
+def grey(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), (level, level, level)).save(path)
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +172,108 @@ def test_private_backbone(pictures: Path, tmp_path: Path) -> None:
     assert not torch.equal(own(x), shipped(x))
     with pytest.raises(UsageError, match=r"private\.safetensors: 10 classes, the classifier has 100"):
         Protector("photo", backbone=out)
+
+
+def test_private_photo_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders called like the photo classifier's classes, which are in no alphabetical order, make a photo backbone."""
+    classes = card_of("effnet-lite0-photo")["classes"]
+    for split in ("train", "test"):
+        for index, name in enumerate(classes):
+            grey(tmp_path / split / name.replace(" ", "_").upper() / "a.png", 2 * index)
+    out = tmp_path / "private.safetensors"
+    recipe = replace(ADVERSARIAL, dataset="Tiny-ImageNet-100", epochs=1)
+    card = train(recipe, tmp_path, out)
+    assert card["classes"] == classes
+    assert Protector("photo", backbone=out).identity()["weights"][1] == card_of(out)["sha256"]
+    data = load(tmp_path, "train", like=classes)
+    assert (data.images[:, 0, 0, 0] == 2 * data.labels).all()
+    assert "note" not in capsys.readouterr().err
+    (tmp_path / "train" / "GOLDFISH").rename(tmp_path / "train" / "shark")
+    (tmp_path / "test" / "GOLDFISH").rename(tmp_path / "test" / "shark")
+    train(recipe, tmp_path, tmp_path / "b.safetensors")
+    line = "note: class 0 is 'ACADEMIC_GOWN', effnet-lite0-photo's is 'goldfish', so the model cannot be the backbone"
+    assert line in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- what is said before a training
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        (
+            "rn18-cifar10",
+            r"start rn18-cifar10: not the recipe's resnet20 \(\S+ differs\); start from a model that recipe",
+        ),
+        ("wide", r"start wide\.safetensors: not the recipe's resnet20 \(stem\.weight differs\); .* or from none"),
+        ("nowhere:loader", r"start 'nowhere:loader': 'nowhere' cannot be imported"),
+        ("math:nothing", r"start 'math:nothing': module 'math' has no function 'nothing'"),
+        ("math:sqrt", r"start math:sqrt: no weights of a resnet20 \(TypeError: .*\); start from a model that"),
+        ("nothing", r"unknown model 'nothing'"),
+    ],
+)
+def test_start_that_does_not_fit(
+    start: str, line: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if start == "wide":
+        start, wide = "wide.safetensors", {"width": 8, "num_classes": 10}
+        save_model(build("resnet20", wide), start, {"architecture": "resnet20", "arguments": wide, "classes": []})
+    before = set(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=line) as caught:
+        train(STANDARD, pictures, "a.safetensors", start=start)
+    assert "\n" not in str(caught.value)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_start_of_a_hub(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id of a hub is a model and no loader; a card of others does not tell its epochs; other classes, a new head."""
+    model = build("resnet20", {"width": 4, "num_classes": 3})
+    monkeypatch.setattr(loop, "load_model", lambda name: model)
+    monkeypatch.setattr(loop, "card_of", lambda name: {"sha256": "0123456789abcdef"} if ":" in name else card_of(name))
+    recipe = replace(STANDARD, epochs=1, lr=1e-9, average=0.0)
+    card = train(recipe, pictures, tmp_path / "a.safetensors", start="timm:resnet20")
+    assert card["start"] == "timm:resnet20 (sha256 0123456789ab)"
+    later = load_model(tmp_path / "a.safetensors").get_parameter("stem.weight")
+    assert torch.allclose(model.get_parameter("stem.weight"), later, atol=1e-3)
+    model = torch.nn.Sequential(model)
+    with pytest.raises(UsageError, match=r"start timm:resnet20: not the recipe's resnet20 \(stem\.weight differs\)"):
+        train(recipe, pictures, tmp_path / "b.safetensors", start="timm:resnet20")
+
+
+def test_place_that_cannot_be_written(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before the pictures are read."""
+    monkeypatch.setattr(loop, "load", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.safetensors").mkdir()
+    for place, line in (
+        (tmp_path / "file" / "a.safetensors", r"file/a\.safetensors: cannot be written \(.+\); choose another place"),
+        (tmp_path / "file" / "b" / "a.safetensors", r"b/a\.safetensors: cannot be written"),
+        (tmp_path / "folder.safetensors", r"folder\.safetensors: is a folder; name a file in it"),
+    ):
+        with pytest.raises(WeightsError, match=line):
+            train(STANDARD, pictures, place)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.safetensors"}
+
+
+def test_full_disk_at_a_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: cannot be written \(No space left on device\)"):
+        train(STANDARD, pictures, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_other_classes_than_the_models_that_teach(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    line = "do not fit: 10 classes, model prn18-photo has 100; class 0 is 'airplane', model prn18-photo's is 'goldfish'"
+    with pytest.raises(UsageError, match=line):
+        train(replace(STANDARD, teacher="prn18-photo"), pictures, out)
+    with pytest.raises(UsageError, match=line):
+        train(replace(get_recipe("a5-cifar10"), against="prn18-photo"), pictures, out)
+    assert not out.exists()
 
 
 def test_pictures_of_one_colour_are_learned(pictures: Path, tmp_path: Path) -> None:
@@ -307,3 +416,129 @@ def test_bad_image_sets(pictures: Path, tmp_path: Path) -> None:
         (tmp_path / "train" / "a" / "x.png").write_bytes(broken)
         with pytest.raises(ImageError, match=r"a.x\.png cannot be read as a picture"):
             load(tmp_path, "train", size=16)
+
+
+TABLE = "label\twnid\tname\n2\tn03\tant, emmet\n0\tn02\tBlack widow\n1\tn01\tcat\n"
+
+
+def folders(root: Path, names: str, split: str = "train") -> Path:
+    """A folder with a grey picture for each of the names, the first black, the second of level 1."""
+    for level, name in enumerate(names.split(", ")):
+        grey(root / split / name / "a.png", level)
+    return root
+
+
+def levels(data: ImageSet) -> list[int]:
+    """The grey level of the picture of each label."""
+    found = dict(zip(data.labels.tolist(), data.images[:, 0, 0, 0].tolist(), strict=True))
+    return [found[label] for label in sorted(found)]
+
+
+def test_table_of_classes(tmp_path: Path) -> None:
+    """A folder's label is that of its row, by wnid or by name; the test part may lack classes."""
+    (tmp_path / "classes.tsv").write_text(TABLE)
+    folders(tmp_path, "ANT, black_widow, n01")
+    folders(tmp_path, "cat, N03", "test")
+    data = load(tmp_path, "train")
+    assert data.classes == ("Black widow", "cat", "ant")
+    assert levels(data) == [1, 2, 0]
+    test = load(tmp_path, "test")
+    assert test.classes == data.classes
+    assert test.labels.tolist() == [2, 1]  # sorted by path: N03, cat
+    assert train(replace(STANDARD, epochs=1), tmp_path, tmp_path / "a.safetensors")["classes"] == list(data.classes)
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "line"),
+    [
+        (TABLE, "ant, cat, n02, dog", r"train/dog: no class of this name in \S+classes\.tsv; call it by the wnid or"),
+        (TABLE, "ant, cat", r"train: no folder of class 'Black widow', which is in \S+classes\.tsv; add it"),
+        (TABLE, "ant, cat, n01, n02", r"train/n01: the same class of \S+classes\.tsv as cat; make the two one folder"),
+        (TABLE + "3\tn04\tcat\n", "ant, cat, n02, n04", r"train/cat: 2 classes of this name in"),
+        (TABLE.replace("\n2", "\n3"), "ant, cat, n02", r"classes\.tsv: the labels must be 0, 1, 2 and so on"),
+        (TABLE.replace("\n2", "\n1"), "ant, cat, n02", r"classes\.tsv: the labels must be 0, 1, 2 and so on"),
+        ("label\twnid\tname\n", "ant, cat, n02", r"classes\.tsv: the labels must be 0, 1, 2 and so on"),
+        (TABLE.replace("\n2", "\nx"), "ant, cat, n02", r"classes\.tsv: not a table of classes; write the columns"),
+        (TABLE.replace("\t", ","), "ant, cat, n02", r"classes\.tsv: not a table of classes; write the columns"),
+        (TABLE + "3\n", "ant, cat, n02", r"classes\.tsv: not a table of classes"),
+        ("\xff", "ant, cat, n02", r"classes\.tsv: not a table of classes"),
+    ],
+    ids=[
+        "stranger",
+        "missing",
+        "twice",
+        "ambiguous",
+        "gap",
+        "doubled",
+        "no row",
+        "no number",
+        "no tabs",
+        "short",
+        "no text",
+    ],
+)
+def test_table_that_does_not_fit_the_folders(table: str, names: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.tsv").write_text(table, encoding="latin-1")
+    with pytest.raises(UsageError, match=line) as caught:
+        load(folders(tmp_path, names), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_like_the_classes_of_a_model(tmp_path: Path) -> None:
+    """All of them in the train part, some in the test part; else in the order of the alphabet, or of numbers."""
+    like = ("dog", "black widow", "cat")
+    data = load(folders(tmp_path / "a", "CAT, Black_Widow, dog"), "train", like=like)
+    assert (data.classes, levels(data)) == (like, [2, 1, 0])
+    for names, classes in (("dog, cat", ("cat", "dog")), ("dog, cat, cow", ("cat", "cow", "dog"))):
+        data = load(folders(tmp_path / names, names), "train", like=like)
+        assert data.classes == classes
+        assert data.labels.tolist() == list(range(len(classes)))
+    test = load(folders(tmp_path / "a", "dog, cat", "test"), "test", like=like)
+    assert (test.classes, test.labels.tolist(), levels(test)) == (like, [2, 0], [0, 1])
+    twice = load(folders(tmp_path / "b", "cat, dog", "test"), "test", like=("dog", "cat", "dog"))
+    assert twice.classes == ("cat", "dog")
+    numbers = ", ".join(map(str, range(12)))
+    assert levels(load(folders(tmp_path / "c", numbers), "train")) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "differ"),
+    [
+        (["cat", "crane bird", "Black_widow"], ["Cat", "crane", "black widow, spider"], None),
+        (["cat", "dog"], ["dog", "cat"], "class 0 is 'cat', X's is 'dog'"),
+        (["cat", "doge"], ["cat", "dog"], "class 1 is 'doge', X's is 'dog'"),
+        (["cat"], ["cat", "dog"], "1 classes, X has 2"),
+        (["dog"], ["cat", "dog"], "1 classes, X has 2; class 0 is 'dog', X's is 'cat'"),
+    ],
+)
+def test_difference_of_classes(theirs: list[str], ours: list[str], differ: str | None) -> None:
+    assert difference(theirs, ours, "X") == differ
+    if differ is None:
+        check_classes(theirs, ours, "X")
+    else:
+        with pytest.raises(UsageError, match=f"the pictures do not fit: {differ}; take pictures of its classes"):
+            check_classes(theirs, ours, "X")
+
+
+@pytest.mark.parametrize("unknown", [(), ("0", "1"), ("0", "1", "2")])
+def test_classes_that_are_not_known(unknown: tuple[str, ...]) -> None:
+    check_classes(unknown, ("cat", "dog"), "X")
+    check_classes(("cat", "dog"), unknown, "X")
+
+
+def test_labels_of_a_file(tmp_path: Path) -> None:
+    """The names of a parquet file's classes are those of the table, which must be as many as its labels ask for."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    grey(tmp_path / "a.png", 7)
+    rows = [{"image": {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}, "label": label} for label in (0, 2)]
+    for split in ("train", "test"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+    with pytest.raises(UsageError, match=r"the names of the classes are not known; put a classes\.tsv"):
+        train(STANDARD, tmp_path, tmp_path / "a.safetensors")
+    (tmp_path / "classes.tsv").write_text(TABLE)
+    assert load(tmp_path, "train").classes == ("Black widow", "cat", "ant")
+    (tmp_path / "classes.tsv").write_text("label\tname\n0\tcat\n1\tdog\n")
+    with pytest.raises(UsageError, match=r"label 2 is none of the 2 classes; mend classes\.tsv or the labels"):
+        load(tmp_path, "train")

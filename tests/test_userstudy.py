@@ -13,6 +13,7 @@ from PIL import Image
 
 import mspd.cli as cli
 from mspd.benchmark import userstudy
+from mspd.data.sets import CIFAR10
 from mspd.errors import InputError, UsageError
 
 
@@ -21,11 +22,11 @@ def study(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
     """A study of random pictures by tiny networks: its folder and the proxy."""
     folder = tmp_path_factory.mktemp("study")
     rng = np.random.default_rng(0)
-    for label in range(10):
-        (folder / "data" / "test" / f"c{label}").mkdir(parents=True)
+    for name in CIFAR10:
+        (folder / "data" / "test" / name).mkdir(parents=True)
         for index in range(10):
             pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "data" / "test" / f"c{label}" / f"{index}.png")
+            Image.fromarray(pixels).save(folder / "data" / "test" / name / f"{index}.png")
     proxy = userstudy.make(folder / "data", folder / "out", preset=tiny, device="cpu")
     return folder / "out", proxy
 
@@ -62,6 +63,8 @@ def test_page_is_complete_and_blinded(study: tuple[Path, str]) -> None:
     assert "| MCGS | SSIM |" in proxy
     with pytest.raises(UsageError, match="holds a study already"):
         userstudy.make(folder.parent / "data", folder)
+    with pytest.raises(UsageError, match="the pictures do not fit: 10 classes, classifier effnet-lite0-photo has 100"):
+        userstudy.make(folder.parent / "data", folder.parent / "other", preset="photo")
 
 
 def test_score(study: tuple[Path, str], tmp_path: Path) -> None:

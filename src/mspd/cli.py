@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,9 +152,8 @@ def verify(
         return
     console.print(f"label: {result.label} ({result.confidence:.0%} sure)")
     for target in result.targets:
-        table = Table(title=f"target {target.target}", title_justify="left")
-        for column in ("version", "reads, not attacked", "breaks at", "2/255", "4/255", "8/255"):
-            table.add_column(column)
+        names = ("version", "reads, not attacked", "breaks at", "2/255", "4/255", "8/255")
+        table = _table(*names, title=f"target {target.target}")
         for key, reading in vars(target).items():
             if key == "target":
                 continue
@@ -162,7 +162,7 @@ def verify(
             table.add_row(
                 key.replace("_jpeg", ", JPEG 75").replace("_half", ", half size"), reading.prediction, breaks, *holds
             )
-        console.print(table)
+        _print(table)
     console.print(
         f"{result.verdict}: under attack the label's lead changes by {result.gain:+.2f} logits "
         f"(after JPEG 75 {result.gain_jpeg:+.2f}, at half size {result.gain_half:+.2f}); "
@@ -249,9 +249,7 @@ def benchmark(
             eps_def=None if eps_def is None else number(eps_def), eps_adv=None if eps_adv is None else number(eps_adv),
             norm=norm, seed=seed, keep=keep, device=device,
         )  # fmt: skip
-    table = Table()
-    for column in ("picture", "target", "attack", "clean", "robust"):
-        table.add_column(column, overflow="fold")
+    table = _table("picture", "target", "attack", "clean", "robust")
     for score in summary.scores:
         cell = score.cell
         through = f" on {cell.backbone}" if len(backbone or []) > 1 and cell.backbone != "none" else ""
@@ -261,7 +259,7 @@ def benchmark(
             for acc, gain in ((score.clean_acc, score.clean_gain), (score.robust_acc, score.robust_gain))
         )
         table.add_row(cell.defense + through + treated, cell.target, cell.attack, clean, robust)
-    console.print(table)
+    _print(table)
     console.print("in brackets: points over no defence on the same pictures, and their 95 % interval")
     console.print(f"written: {summary.out / 'summary.md'}")
 
@@ -381,8 +379,9 @@ def train(
         raise UsageError("say which pictures (--data DIR) and which file to write (--out FILE.safetensors)")
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: the weight file must end in .safetensors")
-    if out.exists():
-        raise WeightsError(f"{out}: already exists; choose another file or remove it first")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise WeightsError(f"{path}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
     with _goes_on():
         card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
@@ -419,27 +418,28 @@ def models() -> None:
     from mspd.models import PUBLISHED, card_of, list_models
     from mspd.models.hub import FORMS
 
-    table = Table()
-    table.add_column("model", no_wrap=True)
-    for column in ("data", "trained", "clean", "PGD-20", "MB"):
-        table.add_column(column)
-    for name in list_models():
-        card = card_of(name)
-        clean, robust = "-", "-"
-        if "clean_acc" in card:
-            clean, robust = f"{card['clean_acc']:.1%}", f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
-        table.add_row(name, card["dataset"], card["training"], clean, robust, f"{card['bytes'] / 1e6:.1f}")
-    console.print(table)
-    table = Table(title="published by others", title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for column in ("data", "clean", "AutoAttack", "at"):
-        table.add_column(column)
+    cards = {name: card_of(name) for name in list_models()}
+    for dataset in sorted({card["dataset"] for card in cards.values()}):
+        table = _table("model", "trained", "clean", "PGD-20", "MB", title=dataset)
+        table.columns[1].max_width = 25
+        for name, card in cards.items():
+            if card["dataset"] != dataset:
+                continue
+            clean, robust = "-", "-"
+            if "clean_acc" in card:
+                clean = f"{card['clean_acc']:.1%}"
+                robust = f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
+            table.add_row(name, card["training"], clean, robust, f"{card['bytes'] / 1e6:.1f}")
+        _print(table)
+        console.print()
+    table = _table("model", "data", "clean", "AutoAttack", title="published by others")
     for name, model in PUBLISHED.items():
-        attacked, at = "-", "-"
+        attacked = "-"
         if model.autoattack_acc is not None:
-            attacked, at = f"{model.autoattack_acc:.1f}%", f"{model.eps * 255:.0f}/255"
-        table.add_row(name, model.dataset, f"{model.clean_acc:.1f}%", attacked, at)
-    console.print(table)
+            attacked = f"{model.autoattack_acc:.1f}% at {model.eps * 255:.0f}/255"
+        table.add_row(name, model.dataset, f"{model.clean_acc:.1f}%", attacked)
+    _print(table)
+    console.print()
     console.print(f"wherever a model is named, also: {', '.join(FORMS)}; they need pip install 'mspd[hub]'")
 
 
@@ -448,14 +448,12 @@ def presets() -> None:
     """List the presets and their settings."""
     from mspd.presets import PRESETS
 
-    table = Table()
-    table.add_column("preset")
-    table.add_column("settings")
+    table = _table("preset", "settings")
     for name, preset in PRESETS.items():
         settings = {**asdict(preset), "eps": f"{preset.eps * 255:g}/255"}
         del settings["name"]
         table.add_row(name, "\n".join(f"{key} = {value}" for key, value in settings.items()))
-    console.print(table)
+    _print(table)
 
 
 @app.command()
@@ -516,9 +514,7 @@ _SHOWN = 40
 
 
 def _protection_table(rows: list[dict[str, Any]]) -> None:
-    table = Table()
-    for column in ("picture", "label", "sure", "moved", "SSIM", "PSNR", "seconds"):
-        table.add_column(column, overflow="fold")
+    table = _table("picture", "label", "sure", "moved", "SSIM", "PSNR", "seconds")
     for row in rows:
         if row["status"] == "failed":
             table.add_row(row["id"], "failed", "", "", "", "", "")
@@ -528,7 +524,26 @@ def _protection_table(rows: list[dict[str, Any]]) -> None:
         seconds = "done before" if row["status"] == "skipped" else f"{row['seconds']:.2f}"
         psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
         table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
-    console.print(table)
+    _print(table)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+
+
+def _print(table: Table) -> None:
+    """The table where it fits the screen, else a paragraph a row, so that nothing in it is cut."""
+    if console.measure(table, options=console.options.update(width=sys.maxsize)).maximum <= console.width:
+        console.print(table)
+        return
+    if table.title is not None:
+        console.print(table.title)
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        said = (f"{column.header} {cell}" for column, cell in zip(table.columns[1:], cells, strict=True) if cell)
+        console.print(name)
+        text = ", ".join(said).replace("\n", ", ")
+        lines = textwrap.wrap(text, max(console.width - 4, 16), break_long_words=False, break_on_hyphens=False)
+        console.print(textwrap.indent("\n".join(lines), "    "))
 
 
 def main() -> None:

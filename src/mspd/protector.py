@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mspd import images
+from mspd.data.classes import difference
 from mspd.defenses import mcgs
 from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, check_labels, eval_mode
@@ -108,14 +109,9 @@ class Protector:
         self.backbone = prepare(network.to(self.device))
 
     def _check_classes(self, backbone: str | Path) -> None:
-        theirs, ours = card_of(backbone)["classes"], self.classes
-        if theirs == ours:
+        differ = difference(card_of(backbone)["classes"], self.classes, "the classifier")
+        if differ is None:
             return
-        if len(theirs) == len(ours):
-            first = next(i for i in range(len(ours)) if theirs[i] != ours[i])
-            differ = f"class {first} is {theirs[first]!r}, the classifier's is {ours[first]!r}"
-        else:
-            differ = f"{len(theirs)} classes, the classifier has {len(ours)}"
         name = self.settings.classifier
         raise UsageError(f"backbone {backbone}: {differ}; choose one with the classes of {name}, or another preset")
 

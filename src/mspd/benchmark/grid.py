@@ -19,6 +19,7 @@ from mspd.adapters import check_signature, find
 from mspd.attacks import ATTACKS
 from mspd.benchmark.purified import Purified
 from mspd.data import ImageSet, load
+from mspd.data.classes import check_classes
 from mspd.defenses import DEFENSES
 from mspd.errors import MspdError, UsageError
 from mspd.guard import check_eps, check_images, check_labels, check_placement
@@ -136,7 +137,12 @@ def make_grid(
                 check_placement(item, pick_device(device), f"{kind} {name}")
     protectors = {name: Protector(chosen, backbone=item, device=device) for name, item in backbone_items.items()}
     protector = next(iter(protectors.values()))
-    pictures, y = _data(data, chosen.size, n)
+    pictures, y, classes = _data(data, chosen.size, n, protector.classes)
+    check_classes(classes, protector.classes, f"classifier {chosen.classifier}")
+    for kind, items in (("target", target_items), ("treatment", attackers)):
+        for name, item in items.items():
+            if not isinstance(item, nn.Module):
+                check_classes(classes, card_of(item)["classes"], f"{kind} {name}")
     perceptual = _has_lpips(chosen.size)
     settings = {
         "preset": {**asdict(chosen), "targets": list(chosen.targets)},
@@ -229,18 +235,20 @@ def _surrogate(setting: str, preset: str) -> str:
     return surrogate(preset, setting) if setting in ("gray", "black") else setting
 
 
-def _data(data: str | Path | ImageSet | tuple[Tensor, Tensor], size: int, n: int | None) -> tuple[Tensor, Tensor]:
-    """The first n images as uint8 RGB and their labels."""
+def _data(
+    data: str | Path | ImageSet | tuple[Tensor, Tensor], size: int, n: int | None, like: Sequence[str]
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The first n images as uint8 RGB, their labels, and the names of the classes, () if they are not known."""
     if n is not None and n < 1:
         raise UsageError(f"n is {n}: measure at least one image")
     if isinstance(data, str | Path):
-        data = load(data, "test", size=size, limit=n)
+        data = load(data, "test", size=size, limit=n, like=like)
     if isinstance(data, ImageSet):
-        return data.images[:n], data.labels[:n]
+        return data.images[:n], data.labels[:n], data.classes
     x, y = (part[:n].cpu() for part in data)
     check_images(x)
     check_labels(y, len(x), soft=False)
-    return (x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y
+    return (x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y, ()
 
 
 def versions() -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from mspd.attacks import pgd
 from mspd.benchmark.store import write
 from mspd.data import load
+from mspd.data.classes import check_classes
 from mspd.errors import InputError, MspdError, UsageError
 from mspd.images import quantise, to_pixels, to_tensor
 from mspd.metrics import lpips, ssim, wilson
@@ -60,7 +61,8 @@ def make(data: Path, out: Path, *, preset: str = "cifar10", seed: int = 0, devic
     protector = Protector(preset, n_samples=20, device=device)
     settings = protector.settings
     needed = EACH * len(CONDITIONS)
-    test = load(data, "test", size=settings.size, limit=needed)
+    test = load(data, "test", size=settings.size, limit=needed, like=protector.classes)
+    check_classes(test.classes, protector.classes, f"classifier {settings.classifier}")
     if len(test) < needed:
         raise UsageError(f"{data}: has {len(test)} test pictures, the study needs {needed}")
     x, y = test.floats().to(protector.device), test.labels.to(protector.device)

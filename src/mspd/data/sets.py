@@ -1,8 +1,8 @@
 """Read a labelled image set into one uint8 tensor, or iterate over its encoded pictures."""
 
-import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mspd.data.classes import TABLE, class_folders, label_folders, read_table
 from mspd.errors import ImageError, UsageError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -21,7 +22,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @dataclass(frozen=True)
 class ImageSet:
-    """`images` (N, 3, S, S) uint8, `labels` (N,) int64 and the class names, index = label."""
+    """`images` (N, 3, S, S) uint8, `labels` (N,) int64 and the class names, index = label; () if they are not known."""
 
     images: Tensor
     labels: Tensor
@@ -43,34 +44,28 @@ def _find(root: Path, split: str) -> Path:
         for candidate in (root / f"{name}.parquet", root / name):
             if candidate.exists():
                 return candidate
-    if root.is_dir() and split == "train" and _class_folders(root):
+    if root.is_dir() and split == "train" and class_folders(root):
         return root
     raise UsageError(f"{root}: no {split} set here; expected {names[0]}.parquet, or a folder with a sub-folder a class")
 
 
-def _class_folders(source: Path) -> list[Path]:
-    return sorted(child for child in source.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def class_names(root: str | Path, split: str = "test") -> tuple[str, ...]:
-    """Names of the classes: classes.tsv (columns label, wnid, name), CIFAR-10's own, or the sub-folders' names."""
-    root = Path(root)
-    table = root / "classes.tsv"
-    if table.exists():
-        with table.open(newline="", encoding="utf-8") as file:
-            return tuple(row["name"].split(",")[0] for row in csv.DictReader(file, delimiter="\t"))
-    source = _find(root, split)
-    if source.is_dir():
-        return tuple(folder.name for folder in _class_folders(source))
-    return CIFAR10 if "cifar10" in root.name.lower() else ()
-
-
-def records(root: str | Path, split: str = "test") -> Iterator[tuple[str, bytes, int]]:
-    """Yield (name, encoded bytes, label) of each picture, in the order of the file or sorted by path."""
+def class_names(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the classes: those of classes.tsv, CIFAR-10's own, or the sub-folders' (see `label_folders`)."""
     root = Path(root)
     source = _find(root, split)
     if source.is_dir():
-        for label, folder in enumerate(_class_folders(source)):
+        return label_folders(root, source, split, like)[0]
+    named = tuple(name for _, name in read_table(root))
+    return named or (CIFAR10 if re.search(r"cifar-?10(?!0)", root.name.lower()) else ())
+
+
+def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) -> Iterator[tuple[str, bytes, int]]:
+    """Yield (name, encoded bytes, label) of each picture, in the order of the file or sorted by path. Labels of folders
+    as in `label_folders`."""
+    root = Path(root)
+    source = _find(root, split)
+    if source.is_dir():
+        for folder, label in label_folders(root, source, split, like)[1].items():
             pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
             if not pictures:
                 raise UsageError(f"{folder}: no pictures of this class; add some or remove the folder")
@@ -98,16 +93,27 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return image if image.size == (size, size) else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
-def load(root: str | Path, split: str = "test", *, size: int | None = None, limit: int | None = None) -> ImageSet:
+def load(
+    root: str | Path,
+    split: str = "test",
+    *,
+    size: int | None = None,
+    limit: int | None = None,
+    like: Sequence[str] = (),
+) -> ImageSet:
     """Load a split as one tensor.
 
     `root` holds train.parquet and test.parquet (or valid.parquet), or train/ and test/ folders with a sub-folder a
-    class. Pictures are made square at `size` pixels (short side scaled, centre cropped); without `size` all of them
-    must already share one square size. Raises UsageError when nothing is found, ImageError for a broken picture.
+    class. A classes.tsv beside them (columns label, wnid, name) names the classes; sub-folders then get the label of
+    the row by whose wnid or name they are called. Without it, sub-folders called like the classes `like` are numbered
+    like these, others in alphabetical order (`mspd.data.classes`).
+
+    Pictures are made square at `size` pixels (short side scaled, centre cropped); without `size` all of them must
+    already share one square size. Raises UsageError when nothing is found, ImageError for a broken picture.
     """
     images: list[Tensor] = []
     labels: list[int] = []
-    for name, data, label in records(root, split):
+    for name, data, label in records(root, split, like=like):
         if limit is not None and len(labels) >= limit:
             break
         try:
@@ -122,4 +128,8 @@ def load(root: str | Path, split: str = "test", *, size: int | None = None, limi
         labels.append(label)
     if not images:
         raise UsageError(f"{root}: no pictures found")
-    return ImageSet(torch.stack(images), torch.tensor(labels), class_names(root, split))
+    classes = class_names(root, split, like=like)
+    stray = next((label for label in labels if not 0 <= label < len(classes)), None) if classes else None
+    if stray is not None:
+        raise UsageError(f"{root}: label {stray} is none of the {len(classes)} classes; mend {TABLE} or the labels")
+    return ImageSet(torch.stack(images), torch.tensor(labels), classes)

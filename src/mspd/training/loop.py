@@ -4,15 +4,15 @@ Each epoch draws from its own generator (seed and epoch number), so a run that w
 pictures in the same order as an unbroken one.
 """
 
-import importlib
+import io
 import math
-import os
 import pickle
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -22,9 +22,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mspd.adapters import find
 from mspd.data import ImageSet, load
-from mspd.errors import UsageError, WeightsError
+from mspd.data.classes import check_classes, difference
+from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
+from mspd.models.files import write_atomically
+from mspd.models.hub import is_id
+from mspd.presets import PRESETS
 from mspd.training.classify import Classify
 from mspd.training.denoising import Denoise
 from mspd.training.flow import Flow
@@ -57,13 +62,22 @@ def train(
 
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
+    Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
     """
     recipe = replace(recipe, start=start or recipe.start)
     out = Path(out)
     epochs = epochs or recipe.epochs
-    training, testing = (load(data, split, size=recipe.size) for split in ("train", "test"))
+    _check_place(out)
+    classifier = _classifier(recipe)
+    wanted = card_of(classifier)["classes"] if classifier else ()
+    training = load(data, "train", size=recipe.size, like=wanted)
+    testing = load(data, "test", size=recipe.size, like=training.classes)
     if training.classes != testing.classes:
         raise UsageError(f"{data}: the test part has other classes than the train part; both need the same sub-folders")
+    for other in filter(None, (recipe.teacher, recipe.against)):
+        check_classes(training.classes, card_of(other)["classes"], f"model {other}")
+    if recipe.task == "classify" and not training.classes:
+        raise UsageError(f"{data}: the names of the classes are not known; put a classes.tsv (label, wnid, name) there")
     keep_freed_memory()
     torch.manual_seed(seed)
     arguments = recipe.arguments
@@ -72,13 +86,16 @@ def train(
     model = build(recipe.architecture, arguments)
     layout = _layout(model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
-    origin = _start(model, recipe.start) if recipe.start else None
+    origin = _start(model, recipe, recipe.start) if recipe.start else None
     _freeze(model, recipe)
     averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
     task = TASKS[recipe.task](recipe, training)
     optimizer = task.optimiser(_groups(model, recipe))
 
+    differ = difference(training.classes, wanted, classifier) if classifier else None
+    if recipe.task == "classify" and differ is not None:
+        print(f"note: {differ}, so the model cannot be the backbone beside it", file=sys.stderr, flush=True)
     checkpoint, settings = out.with_name(out.name + ".ckpt"), f"{recipe}, epochs {epochs}, seed {seed}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     count = min(recipe.pictures or len(training), len(training))
@@ -162,18 +179,47 @@ def matmul_rate(seconds: float = 0.3) -> float:
     return 2 * 1024**3 / best
 
 
-def _start(model: nn.Module, start: str) -> str:
-    """First weights from a loader `module:function`, or from the model of that name: all that have the same shape.
-    Return what the card says of them."""
-    module, colon, function = start.partition(":")
-    if colon:
-        getattr(importlib.import_module(module), function)(model)
+def _classifier(recipe: Recipe) -> str | None:
+    """The classifier of the preset for the recipe's data set."""
+    names = [preset.classifier for preset in PRESETS.values()]
+    return next((name for name in names if card_of(name).get("dataset") == recipe.dataset), None)
+
+
+def _check_place(path: Path) -> None:
+    """WeightsError where `path` could not be written later; nothing is left there."""
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name a file in it")
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
+    """First weights from a loader `module:function`, or from the model of that name: all of them, but for a head of
+    other classes. Return what the card says of them."""
+    remedy = f"start from a model that recipe {recipe.name} trained, or from none"
+    if ":" in start and not is_id(start):
+        loader = find("start", start, {})
+        try:
+            loader(model)
+        except MspdError:
+            raise
+        except Exception as error:  # a loader can fail in any way
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UsageError(f"start {start}: no weights of a {recipe.architecture} ({reason}); {remedy}") from error
         return start
-    state = model.state_dict()
-    earlier = load_model(start).state_dict()
-    model.load_state_dict({**state, **{k: v for k, v in earlier.items() if v.shape == state[k].shape}})
+    state, earlier = model.state_dict(), load_model(start).state_dict()
+    same = {k for k in state.keys() & earlier.keys() if state[k].shape == earlier[k].shape}
+    misfit = next((k for k in {**state, **earlier} if k not in same and not k.startswith("head.")), None)
+    if misfit is not None:
+        raise UsageError(f"start {start}: not the recipe's {recipe.architecture} ({misfit} differs); {remedy}")
+    model.load_state_dict({**state, **{k: earlier[k] for k in same}})
     card = card_of(start)
-    return f"{start} ({card['epochs']} epochs, sha256 {card['sha256'][:12]})"
+    epochs = f"{card['epochs']} epochs, " if "epochs" in card else ""
+    return f"{start} ({epochs}sha256 {card['sha256'][:12]})"
 
 
 def _layout(model: nn.Module) -> torch.memory_format:
@@ -240,7 +286,6 @@ def _save_checkpoint(
         "seconds": seconds,
         "settings": settings,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
