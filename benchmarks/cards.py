@@ -1,12 +1,13 @@
-"""Check the cards of the shipped classifiers, and add what AutoAttack leaves of the robust ones.
+"""Check the cards of the shipped classifiers, add what AutoAttack leaves of the robust ones, and list the zoo.
 
     python benchmarks/cards.py --cifar10 DIR --photo DIR -n 128
 
 For each classifier: its clean accuracy on the first 1,000 test pictures beside the card's, which is of all of them; for
 each robust one, on the first `n`, the accuracy under standard AutoAttack (100 steps, 5,000 queries, the budget of the
-card's PGD-20). The latter is written into the card. Models whose card has it already, for as many pictures and the
-same weights, are not attacked again. Exit code 1 when an accuracy is more than a point (and more than chance: three
-standard errors) from its card.
+card's PGD-20). The latter is written into the card. Models whose card has it already, for as many pictures, are not
+attacked again. From the cards docs/results/zoo.md is written, each robust model beside the published one in whose row
+of Table VI it stands. Exit code 1 when an accuracy is more than a point (and more than chance: three standard errors)
+from its card.
 """
 
 import argparse
@@ -18,10 +19,12 @@ import torch
 
 import mspd
 from mspd import evaluate, load_model
+from mspd.benchmark.papers.mspd import get_tier
 from mspd.data import load
 from mspd.metrics import wilson
-from mspd.models import card_of, list_models
+from mspd.models import PUBLISHED, card_of, list_models
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 WEIGHTS = Path(mspd.__file__).parent / "models" / "weights"
 FOLDERS = {"CIFAR-10": "cifar10", "Tiny-ImageNet-100": "photo"}
 
@@ -59,7 +62,47 @@ def main() -> None:
                  "autoattack_seed": 0}  # fmt: skip
         path = WEIGHTS / f"{name}.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **added}, indent=2, ensure_ascii=False) + "\n")
+    (RESULTS / "zoo.md").write_text(zoo())
     sys.exit(int(wrong))
+
+
+def zoo() -> str:
+    """The robust models from their cards, as a page."""
+    published = {model: get_tier("paper").targets.get(row) for row, model in get_tier("embedded").targets.items()}
+    lines = [
+        "# The robust models that come with mspd", "",
+        "Accuracies in %, of as many of the first test pictures as stand behind them, PGD-20 and AutoAttack (standard, "
+        "100 steps, 5,000 queries, seed 0) with the budget in the next column. Beside each target of Table VI the "
+        "published model in whose row it stands, with the accuracies that RobustBench states (of larger networks "
+        "and far longer trainings), and how many points ours are below. Made by "
+        "`python benchmarks/cards.py --cifar10 DIR --photo DIR -n 128`.", "",
+        "| model | network | million weights | training | epochs | seed | clean | PGD-20 | AutoAttack | budget | "
+        "published: clean, AutoAttack | below |",
+        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for name in list_models():
+        card = card_of(name)
+        if "clean_acc" not in card or not card["eps"]:
+            continue
+        weights = sum(p.numel() for p in load_model(name).parameters()) / 1e6
+        cells = [f"{100 * card[f'{what}_acc']:.1f} ({card[f'{what}_n']})" if f"{what}_acc" in card else "-"
+                 for what in ("clean", "pgd20", "autoattack")]  # fmt: skip
+        other = PUBLISHED.get(published.get(name) or "")
+        best, below = "-", "-"
+        if other is not None and other.autoattack_acc is not None:
+            best = f"{other.clean_acc:.1f}, {other.autoattack_acc:.1f}"
+            attacked = f"{other.autoattack_acc - 100 * card['autoattack_acc']:.1f}" if "autoattack_acc" in card else "-"
+            below = f"{other.clean_acc - 100 * card['clean_acc']:.1f}, {attacked}"
+        arguments = {key: value for key, value in card["arguments"].items() if key not in ("num_classes", "stats")}
+        network = " ".join([card["architecture"], *(f"{key} {value}" for key, value in arguments.items())])
+        training = f"{card['training'].removeprefix('adversarial ').strip('()')} at {card['eps'] * 255:g}/255"
+        lines.append(
+            f"| {name} | {network} | {weights:.1f} | {training} | {card['epochs']} | {card['seed']} | "
+            f"{' | '.join(cells)} | {card['pgd20_eps'] * 255:g}/255 | {best} | {below} |"
+        )
+    lines += ["", "Epochs are those of the last training; what it started from, and the command, are in the card "
+              "(`mspd.models.card_of`)."]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -389,12 +389,23 @@ def test_recipes() -> None:
 # ---------------------------------------------------------------- pictures in class folders
 
 
+def test_first_pictures_of_folders_are_of_all_classes(tmp_path: Path) -> None:
+    for name, count in (("cat", 1), ("dog", 3), ("eel", 2)):
+        for index in range(count):
+            path = tmp_path / "test" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4)).save(path)
+    names = [name for name, _, _ in records(tmp_path)]
+    assert names == ["cat/0.png", "dog/0.png", "eel/0.png", "dog/1.png", "eel/1.png", "dog/2.png"]
+    assert load(tmp_path, limit=3).labels.tolist() == [0, 1, 2]
+
+
 def test_class_folders(pictures: Path) -> None:
     data = load(pictures, "train", size=16)
     assert data.images.shape == (70, 3, 16, 16)
     assert data.images.dtype == torch.uint8
     assert data.classes == CLASSES
-    assert data.labels.tolist() == [label for label in range(10) for _ in range(7)]
+    assert data.labels.tolist() == list(range(10)) * 7
     assert len(load(pictures, "train", size=16, limit=3)) == 3
     assert next(records(pictures, "train"))[0] == "airplane/0.png"
     alone = load(pictures / "train", "train", size=16)  # class folders without train/ around them

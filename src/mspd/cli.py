@@ -420,16 +420,14 @@ def models() -> None:
 
     cards = {name: card_of(name) for name in list_models()}
     for dataset in sorted({card["dataset"] for card in cards.values()}):
-        table = _table("model", "trained", "clean", "PGD-20", "MB", title=dataset)
-        table.columns[1].max_width = 25
+        table = _table("model", "trained", "clean", "PGD-20", "AA", "at", title=dataset)
+        table.columns[1].max_width = 24
         for name, card in cards.items():
             if card["dataset"] != dataset:
                 continue
-            clean, robust = "-", "-"
-            if "clean_acc" in card:
-                clean = f"{card['clean_acc']:.1%}"
-                robust = f"{card['pgd20_acc']:.1%} at {card['pgd20_eps'] * 255:.0f}/255"
-            table.add_row(name, card["training"], clean, robust, f"{card['bytes'] / 1e6:.1f}")
+            rates = (f"{card[key]:.1%}" if key in card else "-" for key in ("clean_acc", "pgd20_acc", "autoattack_acc"))
+            at = f"{card['pgd20_eps'] * 255:.0f}/255" if "pgd20_eps" in card else "-"
+            table.add_row(name, card["training"], *rates, at)
         _print(table)
         console.print()
     table = _table("model", "data", "clean", "AutoAttack", title="published by others")
@@ -440,6 +438,9 @@ def models() -> None:
         table.add_row(name, model.dataset, f"{model.clean_acc:.1f}%", attacked)
     _print(table)
     console.print()
+    console.print(
+        "clean and PGD-20 accuracy, AA: AutoAttack; for how many pictures, see the cards (mspd.models.card_of)"
+    )
     console.print(f"wherever a model is named, also: {', '.join(FORMS)}; they need pip install 'mspd[hub]'")
 
 

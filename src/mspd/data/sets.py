@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -60,17 +61,20 @@ def class_names(root: str | Path, split: str = "test", *, like: Sequence[str] = 
 
 
 def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) -> Iterator[tuple[str, bytes, int]]:
-    """Yield (name, encoded bytes, label) of each picture, in the order of the file or sorted by path. Labels of folders
-    as in `label_folders`."""
+    """Yield (name, encoded bytes, label) of each picture, in the order of the file; of folders the first picture (by
+    path) of each class, then the second of each, so that the first n are of all classes. Labels as in `label_folders`.
+    """
     root = Path(root)
     source = _find(root, split)
     if source.is_dir():
+        classes = []
         for folder, label in label_folders(root, source, split, like)[1].items():
             pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
             if not pictures:
                 raise UsageError(f"{folder}: no pictures of this class; add some or remove the folder")
-            for path in pictures:
-                yield str(path.relative_to(source)), path.read_bytes(), label
+            classes.append([(path, label) for path in pictures])
+        for path, label in filter(None, chain.from_iterable(zip_longest(*classes))):
+            yield str(path.relative_to(source)), path.read_bytes(), label
         return
     try:
         import pyarrow.parquet as parquet
