@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from mspd import images
 from mspd.errors import ImageError, InputError, UsageError
-from mspd.images import is_picture, quantise, read, save, to_pixels, to_tensor
+from mspd.images import checking, is_picture, quantise, read, save, saving, to_pixels, to_tensor
 
 EPS = 8 / 255
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
@@ -810,7 +810,7 @@ def test_a_writer_that_loses_something_is_found_out(tmp_path, out, monkeypatch, 
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", XMP.decode())
     source = read(write(tmp_path / "a.png", noise(8, 8, 4), exif=exif_bytes(1), icc_profile=ICC, pnginfo=info))
-    original = images._encode
+    original = saving.to_bytes
 
     def careless(picture: images.Picture, pixels: np.ndarray, *rest: object) -> bytes:
         fields = dict(vars(picture))
@@ -820,7 +820,7 @@ def test_a_writer_that_loses_something_is_found_out(tmp_path, out, monkeypatch, 
             fields[name] = None
         return original(images.Picture(**fields), pixels, *rest)
 
-    monkeypatch.setattr(images, "_encode", careless)
+    monkeypatch.setattr(saving, "to_bytes", careless)
     with pytest.raises(ImageError):
         save(source, source.pixels, out / "b.png", eps=EPS)
     only(out)
@@ -848,13 +848,13 @@ def test_the_original_is_named_as_such(picture, out):
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_appears_meanwhile_is_not_overwritten(picture, out, monkeypatch, links):
-    original = images._check
+    original = saving.check_written
 
     def slow(*args: object) -> images.Check:
         (out / "b.png").write_bytes(b"precious")
         return original(*args)
 
-    monkeypatch.setattr(images, "_check", slow)
+    monkeypatch.setattr(saving, "check_written", slow)
     if not links:
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
     with pytest.raises(ImageError, match="already exists; "):
@@ -911,12 +911,12 @@ def test_a_write_that_stops_half_way_leaves_nothing(picture, out):
     only(out)
 
 
-@pytest.mark.parametrize("step", ["_write", "_check", "publish"])
+@pytest.mark.parametrize("step", ["_write", "check_written", "publish"])
 def test_an_interruption_leaves_nothing(picture, out, monkeypatch, step):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images, step, interrupted)
+    monkeypatch.setattr(saving, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(picture, picture.pixels, out / "b.png", eps=EPS)
     only(out)
@@ -961,20 +961,20 @@ def test_differences_are_exact_over_several_strips(monkeypatch):
     a = noise(50, 30, 3)
     b = nudge(a, 5)
     b[49, 29, 2] = a[49, 29, 2] ^ 255
-    whole = images._differences(a, b)
+    whole = checking._differences(a, b)
     d = a.astype(int) - b
     assert whole[:2] == (abs(d).max(), pytest.approx((d**2).mean() / 255**2, rel=1e-12))
-    monkeypatch.setattr(images, "_STRIP", 100)
-    assert images._differences(a, b)[:2] == whole[:2]
-    assert images._differences(a, a) == (0, 0, 1)
+    monkeypatch.setattr(checking, "_STRIP", 100)
+    assert checking._differences(a, b)[:2] == whole[:2]
+    assert checking._differences(a, a) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("shape", [(200, 300, 3), (30, 2000, 1), (2000, 20, 3), (129, 500, 1)])
 def test_ssim_over_tiles_is_near_the_exact_one(monkeypatch, shape):
     a = smooth(*shape)
     b = nudge(a)
-    exact = images._ssim(a, b)
-    monkeypatch.setattr(images, "_EXACT", 20_000)
-    monkeypatch.setattr(images, "_TILE", 32)
-    assert images._ssim(a, b) == pytest.approx(exact, abs=0.03)
-    assert images._ssim(a, a) == 1
+    exact = checking._ssim(a, b)
+    monkeypatch.setattr(checking, "_EXACT", 20_000)
+    monkeypatch.setattr(checking, "_TILE", 32)
+    assert checking._ssim(a, b) == pytest.approx(exact, abs=0.03)
+    assert checking._ssim(a, a) == 1

@@ -1,9 +1,11 @@
 """A room imports only from rooms above it."""
 
 import ast
+import re
 from pathlib import Path
 
 import mspd
+from mspd import images
 
 ROOT = Path(mspd.__file__).parent
 #: from top to bottom; a name covers a module or a whole folder
@@ -18,15 +20,19 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
+def names(path: Path) -> set[str]:
+    """What a file imports, with all dots."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mspd":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mspd.")}
+            found |= {alias.name for alias in node.names}
     return found
+
+
+def imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in names(path) if name.startswith("mspd.")}
 
 
 def test_imports_point_upwards() -> None:
@@ -39,6 +45,16 @@ def test_imports_point_upwards() -> None:
             assert ROOMS.index(other) <= ROOMS.index(own), f"{path.name} imports {other}, which is below it"
 
 
+def test_files_of_images_import_from_those_listed_above() -> None:
+    files = re.findall(r"^(\w+)\.py ", images.__doc__ or "", flags=re.MULTILINE)
+    assert sorted(["__init__", *files]) == sorted(path.stem for path in (ROOT / "images").glob("*.py"))
+    for place, own in enumerate(files):
+        for name in names(ROOT / "images" / f"{own}.py"):
+            if f"{name}.".startswith("mspd.images."):
+                assert name.split(".")[2:3] in [[other] for other in files[:place]], f"{own}.py imports {name}"
+
+
 def test_all_names_exist() -> None:
-    assert sorted(mspd.__all__) == sorted(set(mspd.__all__))
-    assert all(hasattr(mspd, name) for name in mspd.__all__)
+    for module in (mspd, images):
+        assert sorted(module.__all__) == sorted(set(module.__all__))
+        assert all(hasattr(module, name) for name in module.__all__)

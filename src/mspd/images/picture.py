@@ -1,0 +1,33 @@
+"""A decoded picture and all that is written back beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mspd.images.grid import Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded file: upright 8-bit pixels and all that is written back beside them.
+
+    path:   the file it came from
+    pixels: (H, W, C) uint8, C 3 (RGB) or 1 (grey), EXIF orientation applied
+    alpha:  (H, W) uint8, or None
+    format: Pillow's name of the file format
+    exif:   EXIF from its byte-order mark on, as in the file but for the orientation, set to 1, and the preview (a
+            small unprotected copy), blanked; from a TIFF, its descriptive tags. EXIF that cannot be parsed is kept as
+            it is and turns nothing
+    icc, xmp: bytes as in the file, but for an orientation inside the XMP, set to 1 when the EXIF one was applied
+    dpi:    (horizontal, vertical)
+    credentials: whether the file carries content credentials (C2PA), which are not written back
+    """
+
+    path: Path
+    pixels: Pixels
+    alpha: Pixels | None
+    format: str
+    exif: bytes | None
+    icc: bytes | None
+    xmp: bytes | None
+    dpi: tuple[float, float] | None
+    credentials: bool = False
