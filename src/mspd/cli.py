@@ -438,9 +438,8 @@ def models() -> None:
         table.add_row(name, model.dataset, f"{model.clean_acc:.1f}%", attacked)
     _print(table)
     console.print()
-    console.print(
-        "clean and PGD-20 accuracy, AA: AutoAttack; for how many pictures, see the cards (mspd.models.card_of)"
-    )
+    legend = "clean and PGD-20 accuracy, AA: AutoAttack; for how many pictures, see the cards (mspd.models.card_of)"
+    console.print(textwrap.fill(legend, console.width))
     console.print(f"wherever a model is named, also: {', '.join(FORMS)}; they need pip install 'mspd[hub]'")
 
 
