@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from mspd.benchmark.papers.mspd.coupled import coupled
 from mspd.benchmark.papers.mspd.report import COST, Ordering, Report, above, cost_cell, percent
 from mspd.benchmark.papers.mspd.study import Field, Found, Run, Study
-from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, coupled, ours
+from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.defenses import mcgs
 
 TITLE = "Table XII: the decoupled pipeline, and more prior knowledge; PGD"

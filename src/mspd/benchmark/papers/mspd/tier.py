@@ -5,14 +5,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mspd.attacks import autoattack, bpda_eot, cw, decowa, mcg, pgd, rays, square
+from mspd.attacks import autoattack, bpda_eot, cw, pgd, rays, square
+from mspd.benchmark.papers.mspd.coupled import coupled
+from mspd.benchmark.papers.mspd.surrogates import decowa_by_name, mcg_by_name
 from mspd.defenses import a5, bilevel, cascade, mcgs, unadv
 from mspd.errors import UsageError
-from mspd.evaluation import predict
-from mspd.models import load_model
 from mspd.presets import PRESETS, Preset
 from mspd.purifiers import diffpure, jpeg
 
@@ -71,14 +70,6 @@ def ours(tier: Tier, **changes: Any) -> dict[str, Function]:
     return {" ".join((OURS, *said)): partial(mcgs, **{"n_samples": tier.samples, **changes})}
 
 
-def coupled(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
-    defense: Function, **params: Any,
-) -> Tensor:  # fmt: skip
-    """A defence that aims at what its own backbone reads, as the published baselines do, whatever label it is given."""
-    return defense(model, x, predict(model, x), eps=eps, norm=norm, generator=generator, **params)
-
-
 def baselines(tier: Tier) -> dict[str, Function]:
     """The published baselines, with the label of their own backbone."""
     of = partial(partial, coupled)
@@ -105,32 +96,12 @@ def attacks(tier: Tier, *names: str) -> dict[str, Function]:
         "AutoAttack rand": lambda: partial(autoattack, version="rand", steps=tier.aa_steps),
         "RayS": lambda: partial(rays, n_queries=tier.queries),
         "Square": lambda: partial(square, n_queries=tier.queries),
-        "MCG": lambda: partial(_mcg, n_queries=tier.queries, surrogate=tier.surrogate),
-        "DeCoWA": lambda: partial(_decowa, surrogate=tier.surrogate, **tier.decowa),
+        "MCG": lambda: partial(mcg_by_name, n_queries=tier.queries, surrogate=tier.surrogate),
+        "DeCoWA": lambda: partial(decowa_by_name, surrogate=tier.surrogate, **tier.decowa),
         "BPDA+EOT": lambda: partial(bpda_eot, **tier.bpda),
         "BPDA+EOT on DiffPure": lambda: partial(bpda_eot, **tier.bpda, purifier=purifier(tier)),
     }
     return {name: made[name]() for name in names}
-
-
-def _mcg(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
-    n_queries: int, surrogate: str, queries: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """MCG with a surrogate by name."""
-    own = load_model(surrogate, x.device)
-    return mcg(
-        model, x, y, eps=eps, norm=norm, generator=generator, n_queries=n_queries, surrogate=own, queries=queries
-    )
-
-
-def _decowa(
-    model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
-    surrogate: str, **settings: Any,
-) -> Tensor:  # fmt: skip
-    """DeCoWA with a surrogate by name."""
-    own = load_model(surrogate, x.device)
-    return decowa(model, x, y, eps=eps, norm=norm, generator=generator, surrogate=own, **settings)
 
 
 def purifier(tier: Tier) -> Function:
