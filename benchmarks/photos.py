@@ -3,7 +3,7 @@
     python benchmarks/photos.py --photos DIR --classes DIR
 
 `--photos` is a folder with ImageNet's test.parquet and classes.tsv, `--classes` one with the classes.tsv of the photo
-preset. Written to docs/results/photos.md.
+preset. Written to docs/results/photos.md, with photos.png.
 
 Sizes: photos of the preset's classes, protected at full size and then downsized as a site does (shorter side 64,
 Lanczos, centre crop), against the same photos downsized first and protected at native size. Labels: photos of other
@@ -20,13 +20,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mspd import Protector, evaluate, images, load_model
+from mspd.benchmark.papers.mspd.plots import COLOURS, library
 from mspd.data.sets import records
 from mspd.evaluation import predict
-from mspd.metrics import gain_cell
+from mspd.metrics import gain_cell, paired_interval
 from mspd.presets import get_preset
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PRESET = get_preset("photo")
+NONE = "no defence"
+#: by the row's name, `soft_labels` of the protector
+SOFT = {"hard: the best class": 0, "soft: the best 3": 3, "soft: the best 5": 5, "soft: the best 10": 10,
+        "soft: all": 100}  # fmt: skip
 
 
 def wordnet_ids(folder: Path) -> list[str]:
@@ -58,9 +63,9 @@ def main() -> None:
     inside, outside = [], []
     for _, data, label in records(options.photos, "test"):
         (inside if theirs[label] in ours else outside).append((data, theirs[label]))
-    target = load_model(PRESET.targets[0])
+    targets = {name: load_model(name) for name in PRESET.targets}
     lines = [
-        f"Preset photo, eps {PRESET.eps * 255:g}/255, target {PRESET.targets[0]}, PGD-20 (float32), seed 0. Made by "
+        f"Preset photo, eps {PRESET.eps * 255:g}/255, PGD-20 (float32), seed 0. Made by "
         "`python benchmarks/photos.py --photos DIR --classes DIR`.",
         "",
     ]
@@ -68,7 +73,7 @@ def main() -> None:
     protector = Protector(PRESET)
     y = torch.tensor([ours.index(wnid) for _, wnid in inside])
     plain = torch.cat([downsized(decode(data)) for data, _ in inside])
-    versions = {"no defence": plain, "protected at native size": protector(plain)}
+    versions = {NONE: plain, "protected at native size": protector(plain)}
     ratios = []
     for scale in (1, options.scale):
         rows = []
@@ -81,32 +86,54 @@ def main() -> None:
                                                                          - plain[index]).norm()))  # fmt: skip
         versions[f"protected at full size x {scale}, then downsized"] = torch.cat(rows)
     lines += [f"## Sizes ({len(inside)} photos of the preset's classes, shorter side 256 x scale)", ""]
-    lines += ["| version | clean | robust |", "|---|---:|---:|"]
-    base = evaluate(target, plain, y, eps=PRESET.eps, stop_early=True).per_image
-    for name, x in versions.items():
-        report = evaluate(target, x, y, eps=PRESET.eps, stop_early=True)
-        plain = [f"{report.clean_acc:.1%}", f"{report.robust_acc:.1%}"]
-        gains = [gain_cell(base[kind], report.per_image[kind]) for kind in ("clean", "robust")]
-        lines.append(f"| {name} | {' | '.join(plain if name == 'no defence' else gains)} |")
+    lines += ["| target | version | clean | robust |", "|---|---|---:|---:|"]
+    gains = {}
+    for name, target in targets.items():
+        base = evaluate(target, plain, y, eps=PRESET.eps, stop_early=True).per_image
+        for version, x in versions.items():
+            report = evaluate(target, x, y, eps=PRESET.eps, stop_early=True)
+            cells = [f"{report.clean_acc:.1%}", f"{report.robust_acc:.1%}"]
+            if version != NONE:
+                cells = [gain_cell(base[kind], report.per_image[kind]) for kind in ("clean", "robust")]
+                gains[name, version] = paired_interval(base["robust"], report.per_image["robust"])
+            lines.append(f"| {name} | {version} | {' | '.join(cells)} |")
+    plot(gains, RESULTS / "photos.png")
     lines += ["", f"Length of the perturbation that reaches the target after downsizing, as a share of the native one: "
-              f"{np.mean(ratios):.2f} on average.", ""]  # fmt: skip
+              f"{np.mean(ratios):.2f} on average.", "", "![Gain by target and version](photos.png)", ""]  # fmt: skip
 
     x = torch.cat([downsized(decode(data)) for data, _ in outside])
-    y = predict(target, x)
-    base = evaluate(target, x, y, eps=PRESET.eps, stop_early=True).per_image
+    protected = {name: Protector(PRESET, soft_labels=k)(x) for name, k in SOFT.items()}
     lines += [f"## Labels ({len(outside)} photos of other classes; the label to keep is the target's own)", ""]
-    lines += ["| label given to the defence | kept without attack | kept under PGD-20 |", "|---|---:|---:|"]
-    kept = float(base["robust"].float().mean())
-    lines.append(f"| no defence | 100.0% | {kept:.1%} |")
-    for name, k in (("hard: the best class", 0), ("soft: the best 3", 3), ("soft: the best 5", 5),
-                    ("soft: the best 10", 10), ("soft: all", 100)):  # fmt: skip
-        report = evaluate(target, Protector(PRESET, soft_labels=k)(x), y, eps=PRESET.eps, stop_early=True)
-        robust = gain_cell(base["robust"], report.per_image["robust"])
-        lines.append(f"| {name} | {report.clean_acc:.1%} | {robust} |")
+    lines += ["| target | label of the defence | kept without attack | kept under PGD-20 |", "|---|---|---:|---:|"]
+    for name, target in targets.items():
+        y = predict(target, x)
+        base = evaluate(target, x, y, eps=PRESET.eps, stop_early=True).per_image
+        lines.append(f"| {name} | {NONE} | 100.0% | {float(base['robust'].float().mean()):.1%} |")
+        for label, x_def in protected.items():
+            report = evaluate(target, x_def, y, eps=PRESET.eps, stop_early=True)
+            robust = gain_cell(base["robust"], report.per_image["robust"])
+            lines.append(f"| {name} | {label} | {report.clean_acc:.1%} | {robust} |")
     text = "\n".join(lines) + "\n"
     print(text)
-    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "photos.md").write_text(text)
+
+
+def plot(gains: dict[tuple[str, str], tuple[float, float, float]], path: Path) -> None:
+    """Gain in robust accuracy over no defence, with its interval, a row a version."""
+    pyplot = library()
+    figure, axes = pyplot.subplots(figsize=(6, 2.4))
+    versions = list(dict.fromkeys(version for _, version in gains))
+    for index, name in enumerate(PRESET.targets):
+        middle, low, high = (100 * np.array(v) for v in zip(*(gains[name, v] for v in versions), strict=True))
+        rows = np.arange(len(versions)) + 0.2 * (index - 0.5)
+        axes.errorbar(middle, rows, xerr=[middle - low, high - middle], fmt="o", capsize=3, color=COLOURS[index],
+                      label=name)  # fmt: skip
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(versions)), versions)
+    axes.invert_yaxis()
+    axes.set_xlabel("gain in robust accuracy over no defence, points")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2, frameon=False)
+    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
 
 
 if __name__ == "__main__":
