@@ -2,6 +2,7 @@
 the cells."""
 
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*its card says")
 
 def item(name: str) -> ModuleType:
     return importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
+
+
+def test_results_of_the_baselines_outlive_the_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another model in a preset or a tier is no reason to measure them again; another engine is."""
+    own = inspect.getsource
+
+    def identities(changed: str) -> list[str]:
+        module = importlib.import_module(changed)
+        monkeypatch.setattr(inspect, "getsource", lambda part: own(part) + ("# changed" if part is module else ""))
+        return [grid.function_identity(defense) for defense in tiers.baselines(SMOKE).values()]
+
+    before = identities("mspd.cli")
+    assert identities("mspd.presets") == identities("mspd.benchmark.papers.mspd.tier") == before
+    assert all(a != b for a, b in zip(before, identities("mspd.smoothing"), strict=True))
 
 
 @pytest.fixture(scope="module")
