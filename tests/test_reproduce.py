@@ -97,7 +97,9 @@ def test_from_pictures_to_page(name: str, pictures: tuple[Tensor, Tensor], out: 
     assert text.startswith(f"# {title_of(name)}\n")
     assert f"mspd reproduce {name} --tier smoke" in text
     assert result["orderings"]
-    assert all(ordering["claim"] in text for ordering in result["orderings"])
+    missing = [ordering for ordering in result["orderings"] if ordering["holds"] is None]
+    assert all((f"- {o['claim']}: " in text) is (o not in missing) for o in result["orderings"])
+    assert (f"; {len(missing)} more are not measured" in text) is bool(missing)
     assert sorted(numbers(result["paper"])) == sorted(numbers(item(name).PAPER))
     for cell in result["cells"]:
         assert (cell["n"], len(cell["clean_bits"]), len(cell["robust_bits"])) == (8, 8, 8)
@@ -237,8 +239,14 @@ def test_verdicts() -> None:
     assert not numbers_above("c", 0.1, 0.1).holds
     assert above("c", None, a).holds is None
     assert numbers_above("c", float("nan"), 1.0).holds is None
-    assert Ordering("c", None, "").line() == "c: not measured"
-    assert "| a |\n| --- |\n| b |" in markdown("t", "s", Report(["a"], [["b"]]), ())
+    claims = [Ordering("c", None, ""), Ordering("d", True, "1"), Ordering("e", False, "2")]
+    page = markdown("t", "s", Report(["a"], [["b"]], claims), ())
+    assert "| a |\n| --- |\n| b |" in page
+    assert (
+        "1 of the 2 measured hold; 1 more are not measured, the JSON file names them.\n\n- d: holds (1)\n- e: **"
+        in page
+    )
+    assert "1 of the 1 measured hold.\n\n- d" in markdown("t", "s", Report(["a"], [["b"]], claims[1:2]), ())
 
 
 def test_reversion_flags() -> None:
@@ -343,7 +351,7 @@ def test_published_ids() -> None:
 
 def test_no_model_at_all_is_one_line(pictures: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     tier = replace(SMOKE, targets={"ResNet-18": "nowhere"})
-    with pytest.raises(UsageError, match="table6: nothing can be measured: target nowhere: unknown model 'nowhere'"):
+    with pytest.raises(UsageError, match="table6: nothing can be measured: target nowhere: not shipped"):
         reproduce("table6", pictures, tmp_path / "out", tier=tier)
     assert not (tmp_path / "out").exists()
 

@@ -35,21 +35,21 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def gains(series: Mapping[str, Mapping[str, tuple[Field | None, Field | None]]], title: str, path: Path) -> None:
-    """For each name of `series` and each place: the gain in robust accuracy, (before, after), with its interval."""
-    places = list(next(iter(series.values())))
-    figure, axes = library().subplots(figsize=(7, 0.9 + 0.7 * len(places)))
-    for index, (name, pairs) in enumerate(series.items()):
-        points = []
+    """For each name of `series` and each place: the gain in robust accuracy, (before, after), with its interval. Names
+    and places of which nothing is measured are left out."""
+    points: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for name, pairs in series.items():
         for place, (before, after) in pairs.items():
             if before is not None and after is not None:
                 n = min(len(before), len(after))
-                points.append((places.index(place), *paired_interval(before.first(n).robust, after.first(n).robust)))
-        if points:
-            shift = (index - (len(series) - 1) / 2) * 0.16
-            rows = [row + shift for row, *_ in points]
-            middle = [100 * m for _, m, _, _ in points]
-            ends = [[100 * (m - low) for _, m, low, _ in points], [100 * (high - m) for _, m, _, high in points]]
-            axes.errorbar(middle, rows, xerr=ends, fmt="o", capsize=3, color=COLOURS[index], label=name)
+                points.setdefault(name, {})[place] = paired_interval(before.first(n).robust, after.first(n).robust)
+    places = [place for place in next(iter(series.values())) if any(place in measured for measured in points.values())]
+    figure, axes = library().subplots(figsize=(7, 0.9 + 0.7 * len(places)))
+    for index, (name, measured) in enumerate(points.items()):
+        rows = [places.index(place) + (index - (len(points) - 1) / 2) * 0.13 for place in measured]
+        middle, low, high = (100 * torch.tensor(values) for values in zip(*measured.values(), strict=True))
+        axes.errorbar(middle, rows, xerr=[middle - low, high - middle], fmt="o", markersize=5, capsize=3,
+                      color=COLOURS[index], label=name)  # fmt: skip
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(places)), places)
     axes.set_ylim(len(places) - 0.4, -0.6)

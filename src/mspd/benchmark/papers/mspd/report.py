@@ -19,8 +19,7 @@ class Ordering:
     numbers: str
 
     def line(self) -> str:
-        verdict = {True: "holds", False: "**does not hold**", None: "not measured"}[self.holds]
-        return f"{self.claim}: {verdict}" + (f" ({self.numbers})" if self.numbers else "")
+        return f"{self.claim}: {'holds' if self.holds else '**does not hold**'} ({self.numbers})"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,11 @@ def markdown(title: str, setting: str, report: Report, left_out: Sequence[str]) 
     if report.remarks:
         lines += ["", *report.remarks]
     if report.orderings:
-        lines += ["", "## What should hold", "", *(f"- {ordering.line()}" for ordering in report.orderings)]
+        measured = [ordering for ordering in report.orderings if ordering.holds is not None]
+        count = f"{sum(bool(o.holds) for o in measured)} of the {len(measured)} measured"
+        missing = len(report.orderings) - len(measured)
+        rest = f"; {missing} more are not measured, the JSON file names them" if missing else ""
+        lines += ["", "## What should hold", "", f"{count} hold{rest}.", "", *(f"- {o.line()}" for o in measured)]
     if left_out:
         lines += ["", "## Left out", "", *(f"- {line}" for line in left_out)]
     return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ from mspd.data import ImageSet
 from mspd.errors import MspdError
 from mspd.guard import seeded
 from mspd.metrics import wilson
-from mspd.models import card_of, load_model
+from mspd.models import card_of, list_models, load_model
 from mspd.objectives import cross_entropy
 from mspd.protector import Protector
 from mspd.smoothing import in_pieces, input_gradient, prepare
@@ -170,7 +170,7 @@ class Study:
     def _kept(self, run: Run) -> Run:
         def can(kind: str, name: str, model: str) -> bool:
             reason = unavailable(model)
-            line = f"{kind} {name}: {reason}"
+            line = f"{kind} {name.removesuffix(BEHIND)}: {reason}"
             if reason is not None and line not in self.found.left_out:
                 self.found.left_out.append(line)
             return reason is None
@@ -251,6 +251,8 @@ def _protector(preset: Any, device: str) -> Protector:
 
 def unavailable(model: str) -> str | None:
     """Why a model cannot be used; None where it can."""
+    if ":" not in model and not model.endswith(".safetensors") and model not in list_models():
+        return "not shipped"
     try:
         card_of(model)
     except MspdError as error:
