@@ -148,6 +148,25 @@ def test_stopped_call_leaves_a_page(
     assert "stopped" not in (tmp_path / "table16.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["table11", "fig7", "fig8", "fig9"])
+def test_stopped_call_leaves_a_page_without_extras(
+    name: str, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = running._measure
+
+    def stopped(*args: Any) -> Any:
+        yield next(measure(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "PIECE", 4)
+    monkeypatch.setattr(running, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(name, pictures, tmp_path, tier="smoke", device="cpu")
+    text = (tmp_path / f"{name}.md").read_text()
+    assert text.startswith(f"# {title_of(name)}\n")
+    assert "stopped after 4 of 8 pictures" in text
+
+
 def test_tables_share_what_is_measured(pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path) -> None:
     """The cells of Fig. 7 are among Table XVI's."""
     reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")

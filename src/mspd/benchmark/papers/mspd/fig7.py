@@ -28,10 +28,11 @@ def extras(study: Study) -> None:
 
 
 def report(found: Found, tier: Tier) -> Report:
-    order = torch.tensor(found.extras["variance order"])
+    order = torch.tensor(found.extras.get("variance order", []), dtype=torch.long)
     groups = {"lowest fifth of variance": order[: max(1, len(order) // SHARE)],
               "all others": order[max(1, len(order) // SHARE) :]}  # fmt: skip
-    mine, attack = found.get(tier.target, ATTACK, OURS), found.get(tier.target, ATTACK)
+    fields = found.get(tier.target, ATTACK, OURS), found.get(tier.target, ATTACK)
+    mine, attack = (field if field is not None and len(field) == len(order) else None for field in fields)
     values: dict[str, list[float | None]] = {}
     for name, ids in groups.items():
         own = None if mine is None else float(mine.ssim[ids].mean())

@@ -79,7 +79,7 @@ def report(found: Found, tier: Tier) -> Report:
         }
 
     first, second, strong = fields(tier.target, PGD), fields(tier.second, PGD), fields(tier.target, ATTACK)
-    cosines = found.extras["cosine"]
+    cosines = found.extras.get("cosine", {})
     rows = [
         [row, plain(cosines.get(row), ".2f"), number(mean(first[row], "ssim"), ssim),
          number(mean(first[row], "lpips"), lpips), percent(first[row], "clean", clean),

@@ -37,7 +37,7 @@ def report(found: Found, tier: Tier) -> Report:
         return sum(name in tier.nonrobust.values() for name in pair.split(", "))
 
     kinds = ("robust and robust", "robust and nonrobust", "nonrobust and nonrobust")
-    cosines: dict[str, float] = found.extras["cosine"]
+    cosines: dict[str, float] = found.extras.get("cosine", {})
     rows = [[pair, kinds[kind(pair)], plain(value, ".3f")] for pair, value in cosines.items()]
     means = []
     for count in (0, 1):

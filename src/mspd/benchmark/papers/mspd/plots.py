@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def pictures(columns: Mapping[str, Tensor], reference: Tensor | None, path: Path
     for panel in axes.flat:
         panel.set_axis_off()
     for index, (name, stack) in enumerate(columns.items()):
-        axes[0][index].set_title(name, fontsize=8)
+        axes[0][index].set_title("\n".join(fill(line, 16) for line in name.splitlines()), fontsize=8)
         for row in range(count):
             axes[tall * row][index].imshow(_array(stack[row]), interpolation="nearest")
             if reference is None:
