@@ -107,6 +107,7 @@ def test_from_pictures_to_page(name: str, pictures: tuple[Tensor, Tensor], out: 
     assert result["left_out"] == []
     if hasattr(item(name), "plot"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (f"![{title_of(name)}]({name}.png)" in text) is hasattr(item(name), "plot")
 
 
 @pytest.mark.parametrize("name", ["table11", "fig6", "lemmas"])

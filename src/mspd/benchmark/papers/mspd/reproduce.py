@@ -64,20 +64,20 @@ def reproduce(
         raise UsageError(f"{name}: nothing can be measured: {study.found.left_out[0]}")
     if hasattr(item, "extras"):
         item.extras(study)
-    page = _write(name, item, study)
     if plot is not None:
         plot(study, out)
-    return page
+    return _write(name, item, study, picture=plot is not None)
 
 
-def _write(name: str, item: ModuleType, study: Study) -> Path:
-    """The page and its JSON, of what is measured so far."""
+def _write(name: str, item: ModuleType, study: Study, *, picture: bool = False) -> Path:
+    """The page and its JSON, of what is measured so far; with the plot in it where one was drawn."""
     page = study.out / f"{name}.md"
     report: Report = item.report(study.found, study.tier)
     result = _result(name, item, study, report)
     study.out.mkdir(parents=True, exist_ok=True)
     write(page.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write(page, markdown(item.TITLE, _setting(name, study), report, study.found.left_out))
+    text = markdown(item.TITLE, _setting(name, study), report, study.found.left_out)
+    write(page, text + (f"\n![{item.TITLE}]({name}.png)\n" if picture else ""))
     return page
 
 
