@@ -256,3 +256,19 @@ def test_strip_and_history_at_the_command_line(
         assert secret not in written[0]
     assert mspd(monkeypatch, "protect", original, "-o", tmp_path / "d.png", "--strip", "names") == 2
     assert "only gps can be left out" in capsys.readouterr().err
+
+
+def test_other_places_in_xmp_go_too() -> None:
+    xmp = (
+        b'<rdf:Description drone-dji:GpsLatitude="+52.52" photoshop:City="Berlin" crs:Exposure="1"'
+        b' Iptc4xmpCore:CountryCode="DEU"><drone-dji:GpsLongitude>13.40</drone-dji:GpsLongitude>'
+        b"<Iptc4xmpCore:Location>Alexanderplatz</Iptc4xmpCore:Location><dc:title>cat</dc:title><Iptc4xmpExt:LocationShown>"
+        b"<rdf:Bag><rdf:li Iptc4xmpExt:City='Berlin'/></rdf:Bag></Iptc4xmpExt:LocationShown></rdf:Description>"
+    )
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    after = without_gps(images.Picture(Path("x.png"), pixels, None, "PNG", None, None, xmp, None)).xmp
+    assert after is not None
+    assert b'crs:Exposure="1"' in after
+    assert b"<dc:title>cat</dc:title>" in after
+    for place in (b"52.52", b"13.40", b"Berlin", b"Alexanderplatz", b"DEU"):
+        assert place not in after

@@ -50,6 +50,13 @@ class Credentials:
     key: Path
 
 
+#: properties of XMP that say where: any maker's GPS fields, and IPTC's names of places
+_XMP_PLACES = (
+    rb"(?:[\w-]+:G[Pp][Ss]\w*|photoshop:(?:City|State|Country)|Iptc4xmpCore:(?:Location|CountryCode)"
+    rb"|Iptc4xmpExt:Location\w+)"
+)
+
+
 def without_gps(picture: Picture) -> Picture:
     """The picture without the place in its EXIF and XMP. EXIF that cannot be parsed goes altogether."""
     exif, xmp = picture.exif, picture.xmp
@@ -65,8 +72,8 @@ def without_gps(picture: Picture) -> Picture:
         except Exception:  # Pillow raises anything on malformed tags
             exif = None
     if xmp is not None:
-        xmp = re.sub(rb"<exif:GPS(\w+)\b[^>]*?(/>|>.*?</exif:GPS\1\s*>)", b"", xmp, flags=re.DOTALL)
-        xmp = re.sub(rb"""\s+exif:GPS\w+\s*=\s*("[^"]*"|'[^']*')""", b"", xmp)
+        xmp = re.sub(rb"<(" + _XMP_PLACES + rb")\b[^>]*?(/>|>.*?</\1\s*>)", b"", xmp, flags=re.DOTALL)
+        xmp = re.sub(rb"\s+" + _XMP_PLACES + rb"""\s*=\s*("[^"]*"|'[^']*')""", b"", xmp)
     return replace(picture, exif=exif, xmp=xmp)
 
 
