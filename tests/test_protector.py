@@ -266,3 +266,9 @@ def test_no_pixel_moves_further_than_the_levels() -> None:
     source = np.full((50, 40, 3), 128, np.uint8)
     moved = add(source, torch.full((1, 3, 16, 16), 0.5), 4).astype(int) - 128
     assert (moved == 4).all()
+
+
+@pytest.mark.parametrize("name", ["unet-cifar10", "mcg-cifar10", "a5-cifar10"])
+def test_backbone_that_is_no_classifier(name: str) -> None:
+    with pytest.raises(UsageError, match=f"backbone {name}: not a classifier"):
+        Protector("cifar10", backbone=name)

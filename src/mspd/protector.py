@@ -109,7 +109,10 @@ class Protector:
         self.backbone = prepare(network.to(self.device))
 
     def _check_classes(self, backbone: str | Path) -> None:
-        differ = difference(card_of(backbone)["classes"], self.classes, "the classifier")
+        card = card_of(backbone)
+        if card.get("architecture") in ("unet", "flow", "robustifier"):
+            raise UsageError(f"backbone {backbone}: not a classifier; 'mspd models' gives the accuracy of those")
+        differ = difference(card["classes"], self.classes, "the classifier")
         if differ is None:
             return
         name = self.settings.classifier
