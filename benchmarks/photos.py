@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mspd import Protector, evaluate, images, load_model
-from mspd.benchmark.papers.mspd.plots import COLOURS, library
+from mspd.benchmark.papers.mspd import plots
 from mspd.data.sets import records
 from mspd.evaluation import predict
 from mspd.metrics import gain_cell, paired_interval
@@ -87,7 +87,7 @@ def main() -> None:
         versions[f"protected at full size x {scale}, then downsized"] = torch.cat(rows)
     lines += [f"## Sizes ({len(inside)} photos of the preset's classes, shorter side 256 x scale)", ""]
     lines += ["| target | version | clean | robust |", "|---|---|---:|---:|"]
-    gains = {}
+    gained: dict[str, dict[str, plots.Interval | None]] = {}
     for name, target in targets.items():
         base = evaluate(target, plain, y, eps=PRESET.eps, stop_early=True).per_image
         for version, x in versions.items():
@@ -95,9 +95,9 @@ def main() -> None:
             cells = [f"{report.clean_acc:.1%}", f"{report.robust_acc:.1%}"]
             if version != NONE:
                 cells = [gain_cell(base[kind], report.per_image[kind]) for kind in ("clean", "robust")]
-                gains[name, version] = paired_interval(base["robust"], report.per_image["robust"])
+                gained.setdefault(name, {})[version] = paired_interval(base["robust"], report.per_image["robust"])
             lines.append(f"| {name} | {version} | {' | '.join(cells)} |")
-    plot(gains, RESULTS / "photos.png")
+    plots.gains(gained, "gain in robust accuracy over no defence, points", RESULTS / "photos.png")
     lines += ["", f"Length of the perturbation that reaches the target after downsizing, as a share of the native one: "
               f"{np.mean(ratios):.2f} on average.", "", "![Gain by target and version](photos.png)", ""]  # fmt: skip
 
@@ -116,24 +116,6 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     (RESULTS / "photos.md").write_text(text)
-
-
-def plot(gains: dict[tuple[str, str], tuple[float, float, float]], path: Path) -> None:
-    """Gain in robust accuracy over no defence, with its interval, a row a version."""
-    pyplot = library()
-    figure, axes = pyplot.subplots(figsize=(6, 2.4))
-    versions = list(dict.fromkeys(version for _, version in gains))
-    for index, name in enumerate(PRESET.targets):
-        middle, low, high = (100 * np.array(v) for v in zip(*(gains[name, v] for v in versions), strict=True))
-        rows = np.arange(len(versions)) + 0.2 * (index - 0.5)
-        axes.errorbar(middle, rows, xerr=[middle - low, high - middle], fmt="o", capsize=3, color=COLOURS[index],
-                      label=name)  # fmt: skip
-    axes.axvline(0, color="grey", linewidth=0.8)
-    axes.set_yticks(range(len(versions)), versions)
-    axes.invert_yaxis()
-    axes.set_xlabel("gain in robust accuracy over no defence, points")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=2, frameon=False)
-    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks import ATTACKS, apgd, autoattack, bpda_eot, cw, decowa, mcg, rays, square
+from mspd.attacks import ATTACKS, apgd, apgd_t, autoattack, bpda_eot, cw, decowa, mcg, rays, square
 from mspd.attacks.apgd import checkpoints
 from mspd.attacks.common import wrong_classes
 from mspd.attacks.decowa import Splines, warp
@@ -416,6 +416,8 @@ def test_broken_images_cost_nothing_more(network: nn.Module, labels: Tensor) -> 
         (lambda m, x, y: cw(m, x, y, eps=0.1, norm="L2", generator=g()), "use norm='Linf'"),
         (lambda m, x, y: square(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
         (lambda m, x, y: rays(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
+        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
+        (lambda m, x, y: apgd_t(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
     ],
 )
 def test_wrong_options(call: Callable[..., object], line: str, network: nn.Module, labels: Tensor) -> None:

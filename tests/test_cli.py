@@ -235,13 +235,31 @@ def test_verify_says_when_the_help_is_not_enough(
     survives = dict.fromkeys(("2/255", "4/255", "8/255"), False)
     readings = iter([Reading("x", breaks, survives, margin) for breaks, margin in 6 * (before, after)])
     monkeypatch.setattr(Verifier, "read", lambda *_: next(readings))
-    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
+    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
     code, out, err = call("verify", a, b, *QUICK)
     label = out.splitlines()[0].removeprefix("label: ").rpartition(" (")[0]
     assert (code, err) == (0, "")
     assert out.count("Even so") == bool(remark)
     assert remark.format(label) in out
     assert json.loads(call("verify", a, b, *QUICK, "--json")[1])["remark"].startswith(remark.format(label))
+
+
+def test_verify_says_when_the_pictures_are_not_one(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["mspd.verify"], "BISECTIONS", 1)
+    a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
+    before, after = (images.read(path).pixels.astype(int) for path in (a, b))
+    average = np.abs(before - after).mean()
+    assert f"differ by {average:.0f} grey levels on average" in call("verify", a, b, *QUICK)[1]
+    Image.fromarray(before.astype(np.uint8)).save(tmp_path / "a.jpg", quality=30)
+    assert "differ by" not in call("verify", a, tmp_path / "a.jpg", *QUICK)[1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_that_may_not_be_read(call: Call, tmp_path: Path) -> None:
+    a = picture(tmp_path / "a.png")
+    a.chmod(0)
+    for arguments in (("protect", a), ("verify", a, a), ("sign", a, a, "--certificates", a, "--key", a)):
+        one_line(call(*arguments, *(QUICK if arguments[0] != "sign" else ())), 1, "a.png: ", "Permission denied")
 
 
 def test_lists(call: Call) -> None:
@@ -468,7 +486,9 @@ def test_full_disk_at_the_report(call: Call, tmp_path: Path, monkeypatch: pytest
 
 def test_output_in_an_impossible_place(call: Call, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
-    one_line(call("protect", source, "-o", source / "b.png", *QUICK), 1, "a.png/b.png: ")
+    for out in (source / "b.png", source / "deep" / "b.png"):
+        line = f"{out.parent}: is a file or in one, not a folder; choose another output"
+        one_line(call("protect", source, "-o", out, *QUICK), 1, line)
     one_line(call("protect", source, "-o", "x.gif", *QUICK), 2, "x.gif: unknown picture format", "use one of .png")
     picture(tmp_path / "in" / "b.png")
     one_line(call("protect", "in", "-o", source, *QUICK), 2, "a.png: is a file; give a folder")
@@ -482,7 +502,7 @@ def test_report_of_other_settings_or_none(call: Call, tmp_path: Path) -> None:
     one_line(
         call("protect", "in", *QUICK, "--eps", "4/255"), 2, "in.protected.report.jsonl: belongs to", "(eps); choose"
     )
-    one_line(call("protect", "in", *QUICK, "--report", "in/a.png"), 2, "in/a.png: not a report of mspd; choose another")
+    one_line(call("protect", "in", *QUICK, "--report", "in/a.png"), 2, "in/a.png: a report is a .jsonl or a .parquet")
     assert images.read(tmp_path / "in" / "a.png").pixels.shape == (36, 40, 3)
 
 
@@ -607,6 +627,41 @@ def test_wrong_option(call: Call, tmp_path: Path, arguments: tuple[str, ...], pa
     picture(tmp_path / "a.png")
     one_line(call("protect", "a.png", *QUICK, *arguments), 2, *parts)
     assert {path.name for path in tmp_path.iterdir()} == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("-o", "b.jpg", "--format", "webp"), ("b.jpg: its name says another format than 'webp'", "leave one")),
+        (("-o", "b.png", "--quality", "90"), ("--quality is of jpg and webp, the output is PNG", "--format jpg")),
+        (("--quality", "90"), ("--quality is of jpg and webp, the output is PNG", "--format jpg")),
+        (("--report", "memory://x.jsonl"), ("--report is 'memory://x.jsonl'", "a file of this computer")),
+        (("--report", "x.csv"), ("x.csv: a report is a .jsonl or a .parquet file",)),
+    ],
+)
+def test_options_that_would_mean_nothing(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    picture(tmp_path / "a.png")
+    one_line(call("protect", "a.png", *QUICK, *arguments), 2, *parts)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png"}
+
+
+def test_format_of_the_name(call: Call, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert call("protect", "a.png", *QUICK, "-o", "b.jpeg", "--format", "jpg", "--quality", "90")[0] == 0
+    assert call("protect", "a.png", *QUICK, "--format", "webp", "--quality", "90")[0] == 0
+    kinds = {}
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            kinds[path.name] = image.format
+    assert kinds == {"a.png": "PNG", "b.jpeg": "JPEG", "a.protected.webp": "WEBP"}
+
+
+def test_report_that_cannot_be_opened(call: Call, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    report = source / "r.jsonl"
+    one_line(call("protect", source, *QUICK, "--report", report), 1, f"{report}: the report cannot", "another --report")
 
 
 def test_wrong_command(call: Call) -> None:

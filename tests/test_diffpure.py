@@ -101,6 +101,17 @@ def test_wrong_calls(options: dict[str, object], error: type[Exception], line: s
     assert line in str(caught.value)
 
 
+def test_pictures_that_the_shipped_denoiser_is_not_for() -> None:
+    for shape in ((1, 1, 32, 32), (1, 3, 33, 33)):
+        with pytest.raises(UsageError, match=f"x is {shape[1]} x {shape[2]} x .* pass a denoiser"):
+            diffpure(torch.rand(shape))
+
+
+def test_without_a_generator_the_seed_is_0() -> None:
+    x, nothing = torch.rand(2, 3, 8, 8), only(torch.zeros(1))
+    assert torch.equal(diffpure(x, t=0.01, denoiser=nothing), diffpure(x, t=0.01, denoiser=nothing, generator=g()))
+
+
 def test_unet_starts_at_zero_and_knows_the_time() -> None:
     torch.manual_seed(0)
     model = build("unet", {"width": 8, "multiples": [1, 2]})

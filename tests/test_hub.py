@@ -458,7 +458,9 @@ def test_unknown_names() -> None:
     for name in ("hf-hub:owner/name", "hf-hub:owner/name@main", "hf-hub:name@" + "0" * 40):
         with pytest.raises(UsageError, match="write hf-hub:OWNER/NAME@REVISION, the revision a commit's 40"):
             load_model(name)
-    with pytest.raises(UsageError, match=r"unknown model 'zoo:x': .* an id of a hub .robustbench:NAME, timm:NAME"):
+    with pytest.raises(
+        UsageError, match=r"unknown model 'zoo:x': .* an id of a hub .robustbench:NAME, chenyaofo:NAME, timm:NAME"
+    ):
         load_model("zoo:x")
 
 

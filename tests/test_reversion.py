@@ -324,6 +324,7 @@ def test_command(
     for command, code, line in (
         (("a.png", "-o", "b.png", "--preset", tiny, "--setting", "gray"), 2, "no gray surrogate is shipped for tiny"),
         (("a.png", "-o", "b.png", "--preset", tiny, "--setting", "blue"), 2, "unknown setting 'blue'"),
+        (("a.png", "-o", "b.png", "--setting", "black", "--backbone", "x"), 2, "leave one of them out"),
         (("a.png", "-o", "white.png", "--preset", tiny), 1, "already exists"),
         (("gone.png", "-o", "b.png", "--preset", tiny), 1, "gone.png: no such file"),
         (("a.png", "--preset", tiny), 2, "see mspd revert --help"),

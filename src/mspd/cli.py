@@ -46,7 +46,10 @@ def protect(
     pictures: Annotated[
         list[str], typer.Argument(help="Pictures, folders, tar shards; also addresses such as s3://bucket/folder.")
     ],
-    out: Annotated[str | None, typer.Option("-o", "--out", help="Output file, folder or address.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", help="Output file, folder or address; in a folder a.jpg becomes a.jpg.png."),
+    ] = None,
     preset: PresetOption = "photo",
     eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
     seed: SeedOption = 0,
@@ -54,9 +57,11 @@ def protect(
     backbone: Annotated[
         str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
     ] = None,
-    format: Annotated[str, typer.Option(help="png (lossless), tif, jpg or webp.")] = "png",
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
-    report: Annotated[Path | None, typer.Option(help="Rows of the run, .jsonl or .parquet; keep it private.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="png (lossless), tif, jpg or webp. [of the output's name, else png]")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of jpg and webp. [95]")] = None,
+    report: Annotated[str | None, typer.Option(help="Rows of the run, .jsonl or .parquet; keep it private.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and write; with ray, processes that compute.")
     ] = None,
@@ -68,28 +73,33 @@ def protect(
 ) -> None:
     """Write protected copies; the originals are never touched. A folder run resumes after a kill."""
     from mspd.batch import plan, run
-    from mspd.images import SUFFIXES
+    from mspd.images import FORMATS, LOSSY
     from mspd.protector import Protector
 
-    suffix = "." + format.lower().lstrip(".")
-    if suffix not in SUFFIXES:
+    suffix = None if format is None else "." + format.lower().lstrip(".")
+    if suffix not in (None, *FORMATS):
         raise UsageError(f"unknown format {format!r}: use png, tif, jpg, webp or bmp")
     if strip not in (None, "gps"):
         raise UsageError(f"--strip is {strip!r}: only gps can be left out")
+    if report is not None and "://" in report:
+        raise UsageError(f"--report is {report!r}: it is private, name a file of this computer")
     jobs = plan(pictures, out, suffix=suffix)
-    report = report or jobs.report
+    written = FORMATS.get(Path(next(iter(jobs)).output.name).suffix.lower())
+    if quality is not None and written is not None and written not in LOSSY:
+        raise UsageError(f"--quality is of jpg and webp, the output is {written}: leave it out, or say --format jpg")
+    journal = jobs.report if report is None else Path(report)
     budget = None if eps is None else number(eps)
     protector = Protector(preset, eps=budget, n_samples=n_samples, backbone=backbone, device=device)
     first: list[dict[str, Any]] = []
     counts = dict.fromkeys(("done", "skipped", "failed"), 0)
-    with _progress() as progress, _goes_on(report is not None):
+    with _progress() as progress, _goes_on(journal is not None):
         task = progress.add_task("protecting", total=len(jobs))
         for row in run(
             protector,
             jobs,
-            report=report,
+            report=journal,
             seed=seed,
-            quality=quality,
+            quality=95 if quality is None else quality,
             workers=workers,
             on_error=on_error,
             engine=engine,
@@ -110,16 +120,18 @@ def protect(
     if len(jobs) > 1:
         left = f" (first {_SHOWN} shown)" if sum(counts.values()) > _SHOWN else ""
         console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)
-    if report is not None:
-        console.print(f"report: {report}")
+    if journal is not None:
+        console.print(f"report: {journal}")
     if counts["failed"]:
         raise typer.Exit(1)
 
 
 @app.command()
 def sign(
-    original: Annotated[Path, typer.Argument(help="The picture as it was.")],
-    protected: Annotated[Path, typer.Argument(help="Its protected copy; gets the manifest, its pixels stay.")],
+    original: Annotated[Path, typer.Argument(help="The picture as it was.", readable=False)],
+    protected: Annotated[
+        Path, typer.Argument(help="Its protected copy; gets the manifest, its pixels stay.", readable=False)
+    ],
     certificates: Annotated[Path, typer.Option(help="Your certificate and its issuers, PEM, yours first.")],
     key: Annotated[Path, typer.Option(help="Your private key, PEM (PKCS 8).")],
     strip: Annotated[str | None, typer.Option(help="gps: redact the original's metadata that may hold it.")] = None,
@@ -136,8 +148,8 @@ def sign(
 
 @app.command()
 def verify(
-    original: Annotated[Path, typer.Argument(help="The picture as it was.")],
-    protected: Annotated[Path, typer.Argument(help="Its protected copy.")],
+    original: Annotated[Path, typer.Argument(help="The picture as it was.", readable=False)],
+    protected: Annotated[Path, typer.Argument(help="Its protected copy.", readable=False)],
     preset: PresetOption = "photo",
     seed: SeedOption = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
@@ -178,10 +190,11 @@ def revert(
     out: Annotated[str, typer.Option("-o", "--out", help="Output file, or folder.")],
     preset: PresetOption = "photo",
     setting: Annotated[
-        str, typer.Option(help="What the attacker knows of the backbone: white (all), gray, or black (nothing).")
-    ] = "white",
+        str | None,
+        typer.Option(help="What the attacker knows of the backbone: white (all), gray, or black (nothing). [white]"),
+    ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Instead of the setting's: a model's name or a .safetensors file.")
+        str | None, typer.Option(help="Instead of a setting: a model's name or a .safetensors file.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attacker.")] = 0,
     device: DeviceOption = "auto",
@@ -194,7 +207,9 @@ def revert(
     from mspd.protector import Protector
     from mspd.reversion import surrogate
 
-    protector = Protector(preset, backbone=backbone or surrogate(preset, setting), device=device)
+    if backbone is not None and setting is not None:
+        raise UsageError("--setting chooses the backbone, --backbone is one: leave one of them out")
+    protector = Protector(preset, backbone=backbone or surrogate(preset, setting or "white"), device=device)
     failed = False
     for job in plan(pictures, out):
         try:
@@ -440,7 +455,8 @@ def models() -> None:
     console.print()
     legend = "clean and PGD-20 accuracy, AA: AutoAttack; for how many pictures, see the cards (mspd.models.card_of)"
     console.print(textwrap.fill(legend, console.width))
-    console.print(f"wherever a model is named, also: {', '.join(FORMS)}; they need pip install 'mspd[hub]'")
+    also = f"wherever a model is named, also: {', '.join(FORMS)}; the last three need pip install 'mspd[hub]'"
+    console.print(textwrap.fill(also, console.width, break_long_words=False, break_on_hyphens=False))
 
 
 @app.command()

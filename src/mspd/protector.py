@@ -18,6 +18,7 @@ from mspd.defenses import mcgs
 from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, check_labels, eval_mode
 from mspd.models import card_of, load_model
+from mspd.models.registry import HELPERS
 from mspd.models.view import add, down, native_size, view
 from mspd.presets import Preset, get_preset
 from mspd.smoothing import compute_rows, in_pieces, prepare
@@ -103,14 +104,14 @@ class Protector:
         if isinstance(chosen, nn.Module):
             network = chosen
         else:
-            network = load_model(chosen, self.device)
             self._check_classes(chosen)
+            network = load_model(chosen, self.device)
             self.checksums.append(card_of(chosen)["sha256"])
         self.backbone = prepare(network.to(self.device))
 
     def _check_classes(self, backbone: str | Path) -> None:
         card = card_of(backbone)
-        if card.get("architecture") in ("unet", "flow", "robustifier"):
+        if card.get("architecture") in HELPERS:
             raise UsageError(f"backbone {backbone}: not a classifier; 'mspd models' gives the accuracy of those")
         differ = difference(card["classes"], self.classes, "the classifier")
         if differ is None:

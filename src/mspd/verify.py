@@ -27,6 +27,8 @@ THRESHOLD = 0.15
 LARGEST_EPS = 32 / 255
 BISECTIONS = 7
 LONGEST_JPEG = 65_500
+#: a protected copy differs by one budget at most, its JPEG by a little more; on average by so many, it is none
+FOREIGN = 3
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class TargetResult:
 class Verification:
     """`gain` is the mean growth of the attacked margin; the verdict compares it with a threshold that unprotected
     copies and noise of the same budget stay below. `gain_jpeg` and `gain_half` are the same after recompression.
-    `remark` is what has to be said beside "helps" when no target reads the label, or none under attack."""
+    `remark` is what has to be said beside it: that the files hardly are a picture and its copy; beside "helps", that no
+    target reads the label, or none under attack."""
 
     original: str
     protected: str
@@ -206,11 +209,18 @@ class Verifier:
             )
         ]
         found, name = verdict(gains[0]), self.protector.classes[label]
+        difference = np.abs(before.astype(np.int16) - after)
+        said = remark(name, results) if found == "helps" else ""
+        if difference.mean() > FOREIGN * self.preset.eps * 255:
+            said = (
+                f"But the two differ by {difference.mean():.0f} grey levels on average, far more than a protection "
+                "makes: is the second a copy of the first?"
+            )
         return Verification(
             original=str(original.path), protected=str(protected.path), label=name, confidence=round(confidence, 4),
-            linf=int(np.abs(before.astype(np.int16) - after).max()), verdict=found, gain=round(gains[0], 3),
+            linf=int(difference.max()), verdict=found, gain=round(gains[0], 3),
             gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3),
-            remark=remark(name, results) if found == "helps" else "", targets=results,
+            remark=said, targets=results,
         )  # fmt: skip
 
 

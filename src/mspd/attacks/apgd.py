@@ -34,6 +34,7 @@ def apgd(
     if loss not in LOSSES:
         raise UsageError(f"unknown loss {loss!r}: use {' or '.join(LOSSES)}")
     check_call(model, x, y, eps, norm, classes=3 if loss == "dlr" else 2)
+    _check_steps(steps)
     x_adv = x.clone()
     with eval_mode(model):
         live = (~wrong(predict(model, x), y)).nonzero()[:, 0]
@@ -68,12 +69,18 @@ def apgd_t(
     At least four classes; with fewer than `targets` wrong classes, all of them. Else as `apgd`.
     """
     check_call(model, x, y, eps, norm, classes=4)
+    _check_steps(steps)
 
     def run(x: Tensor, y: Tensor, aim: Tensor, rank: int) -> Tensor:
         return ascend(model, x, y, eps=eps, norm=norm, generator=generator, steps=steps, aim=aim, salt=rank)
 
     with eval_mode(model):
         return over_targets(model, x, y, targets, run)
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise UsageError("steps must be at least 1")
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -219,10 +219,17 @@ def written(output: Spot) -> bytes | None:
 # ---------------------------------------------------------------- writing
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ImageError(f"{folder}: is a file or in one, not a folder; choose another output") from error
+
+
 def save(picture: images.Picture, pixels: images.Pixels, out: Place, *, eps: float, quality: int = 95) -> images.Check:
     """`images.save`, to addresses too; folders are made."""
     if isinstance(out, Path):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(out.parent)
         return images.save(picture, pixels, out, eps=eps, quality=quality)
     data, check = images.encode(picture, pixels, str(out), eps=eps, quality=quality)
     with _one_line(out):
@@ -240,7 +247,7 @@ class Shard:
     def __init__(self, out: Place) -> None:
         self.out = out
         if isinstance(out, Path):
-            out.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(out.parent)
             self.path = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
         else:
             self.path = Path(tempfile.mkdtemp(prefix="mspd-")) / out.name

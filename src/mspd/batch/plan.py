@@ -32,14 +32,15 @@ def beside(folder: Place, ending: str) -> Place:
     return named.parent / (named.name + ending)
 
 
-def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str = ".png") -> "Plan":
+def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str | None = None) -> "Plan":
     """The jobs of a call: files as they are, folders and shards walked. UsageError for a folder without pictures, for
     an output that cannot be, and for two pictures that would get the same one.
 
     One file goes to `out`, or beside itself as NAME.protected.png; several files and folders go into the folder `out`
-    (a folder's default is FOLDER.protected), keeping the tree. A tar shard (WebDataset) goes to a shard of its name in
-    `out`, or to NAME.protected.tar: the pictures protected, the other files of their samples as they are. An address
-    (`s3://...`) may contain `*`.
+    (a folder's default is FOLDER.protected), keeping the tree, a.jpg as a.jpg.png, so that a.jpg and a.png stay two.
+    Copies have the `suffix`, .png unless given, but `out` where that names a single file. A tar shard (WebDataset) goes
+    to a shard of its name in `out`, or to NAME.protected.tar: the pictures protected, the other files of their samples
+    as they are. An address (`s3://...`) may contain `*`.
     """
     places: list[Place] = []
     for source in map(place, sources):
@@ -62,7 +63,12 @@ class Plan:
 
     sources: tuple[Place, ...]
     out: Place | None
-    suffix: str
+    asked: str | None
+
+    @property
+    def suffix(self) -> str:
+        """Of the copies whose name is not given."""
+        return self.asked or ".png"
 
     def __len__(self) -> int:
         return self._count
@@ -130,6 +136,8 @@ class Plan:
             if ending.lower() not in images.SUFFIXES:
                 known = ", ".join(images.SUFFIXES)
                 raise UsageError(f"{out}: unknown picture format {ending!r}; use one of {known}")
+            if self.asked and images.FORMATS[self.asked] != images.FORMATS[ending.lower()]:
+                raise UsageError(f"{out}: its name says another format than {self.asked[1:]!r}; leave one of them out")
             return out
         return out / (source.name + self.suffix)
 

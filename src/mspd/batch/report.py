@@ -42,6 +42,8 @@ class Report:
         self._digests, self._offsets = np.empty(0, np.uint64), np.empty(0, np.uint64)
         if path is None:
             return
+        if path.suffix not in (".jsonl", ".parquet"):
+            raise UsageError(f"{path}: a report is a .jsonl or a .parquet file")
         self.settings = settings
         self.journal = path
         if path.suffix == ".parquet":
@@ -64,7 +66,8 @@ class Report:
                 self._write(first)
         except OSError as error:
             self.close()
-            raise self._error(error) from error
+            reason = error.strerror or error
+            raise ImageError(f"{path}: the report cannot be written ({reason}); choose another --report") from error
         except (UsageError, ImageError):
             self.close()
             raise

@@ -21,13 +21,15 @@ A file imports only from those above it.
 """
 
 from mspd.images.checking import Check
-from mspd.images.formats import PICTURES, SUFFIXES, is_picture
+from mspd.images.formats import FORMATS, LOSSY, PICTURES, SUFFIXES, is_picture
 from mspd.images.grid import Pixels, quantise, to_pixels, to_tensor
 from mspd.images.picture import Picture
 from mspd.images.reading import MAX_PIXELS, decode, read
 from mspd.images.saving import encode, publish, save
 
 __all__ = [
+    "FORMATS",
+    "LOSSY",
     "MAX_PIXELS",
     "PICTURES",
     "SUFFIXES",

@@ -34,6 +34,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "xcit": xcit,
 }
 
+#: those that are no classifiers: MCG's proposals, A5's generator, DiffPure's denoiser
+HELPERS = ("flow", "robustifier", "unet")
+
 
 def build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     """A fresh network; WeightsError when the name or its arguments are not ours."""

@@ -37,7 +37,7 @@ def add_noise(x: Tensor, noise: Tensor, index: Tensor) -> Tensor:
 def diffpure(
     x: Tensor,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     t: float = 0.1,
     strides: int | None = None,
     denoiser: Denoiser | None = None,
@@ -46,8 +46,9 @@ def diffpure(
 
     Every timestep by ancestral sampling (t = 0.1: 100 calls of the network), or with `strides` that many even,
     deterministic strides (DDIM, Song et al. 2021). `denoiser(z, time)` predicts the noise in z (B, C, H, W), about
-    [-1, 1], at times (B,) in [0, 1]; the shipped one for 32 x 32 pictures unless given. Each image has its own noise,
-    from the generator's seed and the image. UsageError for a t outside (0, 1], and for more strides than timesteps.
+    [-1, 1], at times (B,) in [0, 1]; the shipped one, for 32 x 32 colour pictures, unless given. Each image has its own
+    noise, from the generator's seed (0 without one) and the image. UsageError for a t outside (0, 1], for more strides
+    than timesteps, and for other pictures without a `denoiser`.
     """
     check_images(x)
     last = round(t * STEPS)
@@ -55,9 +56,12 @@ def diffpure(
         raise UsageError(f"t is {t:g}: give a time in (0, 1], the paper's is 0.1")
     if strides is not None and not 1 <= strides <= last:
         raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
+    if denoiser is None and (x.shape[1] != 3 or x.shape[2] % 4 or x.shape[3] % 4):
+        size = " x ".join(map(str, x.shape[1:]))
+        raise UsageError(f"x is {size}: the shipped denoiser is made for 3 x 32 x 32; pass a denoiser of yours")
     network = denoiser or load_model(WEIGHTS, x.device)
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
-    generators = image_generators(x, generator)
+    generators = image_generators(x, generator or torch.Generator().manual_seed(0))
 
     def noise() -> Tensor:
         return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)

@@ -24,6 +24,7 @@ from mspd import images
 from mspd.errors import MspdError, UsageError
 from mspd.guard import number
 from mspd.presets import PRESETS, Preset, get_preset
+from mspd.protector import pick_device
 from mspd.verify import Verification
 from mspd.web.desk import Desk, Job
 from mspd.web.door import Door, Limits, refusal
@@ -214,7 +215,9 @@ def _name(upload: UploadFile) -> str:
 
 
 def serve(host: str, port: int, *, device: str, ready: Callable[[str], None]) -> None:
-    """Answer at host:port until interrupted; `ready` is told the address. UsageError when it cannot be bound."""
+    """Answer at host:port until interrupted; `ready` is told the address. UsageError when it cannot be bound, or for a
+    device that is not there."""
+    pick_device(device)
     try:
         bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:

@@ -27,7 +27,7 @@ from mspd.models.hub.libraries import library, timm, torchvision
 from mspd.models.hub.networks import NETWORKS
 from mspd.models.hub.published import CIFAR10, PUBLISHED, Published
 
-FORMS = ("robustbench:NAME", "timm:NAME", "torchvision:NAME", "hf-hub:OWNER/NAME@REVISION")
+FORMS = ("robustbench:NAME", "chenyaofo:NAME", "timm:NAME", "torchvision:NAME", "hf-hub:OWNER/NAME@REVISION")
 KINDS = ("robustbench", "chenyaofo", "timm", "torchvision", "hf-hub")
 HUB_ID = re.compile(r"hf-hub:([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 #: what torchvision's own loading sets for these

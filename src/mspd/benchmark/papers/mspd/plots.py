@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mspd.benchmark.papers.mspd.study import Field
 from mspd.errors import UsageError
-from mspd.metrics import paired_interval
 
 #: a perturbation is shown this many times as strong, around grey
 GAIN = 8
@@ -35,15 +33,14 @@ def _save(figure: Any, path: Path) -> None:
     library().close(figure)
 
 
-def gains(series: Mapping[str, Mapping[str, tuple[Field | None, Field | None]]], title: str, path: Path) -> None:
-    """For each name of `series` and each place: the gain in robust accuracy, (before, after), with its interval. Names
+Interval = tuple[float, float, float]
+
+
+def gains(series: Mapping[str, Mapping[str, Interval | None]], title: str, path: Path) -> None:
+    """For each name of `series` and each place: a gain and the ends of its interval, as shares, drawn in points. Names
     and places of which nothing is measured are left out."""
-    points: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for name, pairs in series.items():
-        for place, (before, after) in pairs.items():
-            if before is not None and after is not None:
-                n = min(len(before), len(after))
-                points.setdefault(name, {})[place] = paired_interval(before.first(n).robust, after.first(n).robust)
+    points = {name: {place: v for place, v in places.items() if v is not None} for name, places in series.items()}
+    points = {name: measured for name, measured in points.items() if measured}
     places = [place for place in next(iter(series.values())) if any(place in measured for measured in points.values())]
     figure, axes = library().subplots(figsize=(7, 0.9 + 0.7 * len(places)))
     for index, (name, measured) in enumerate(points.items()):

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from mspd.benchmark.papers.mspd.plots import gains
+from mspd.benchmark.papers.mspd.plots import Interval, gains
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent
 from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found, Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
+from mspd.metrics import paired_interval
 
 TITLE = "Table VI: preemptive defences for ten unseen models"
 ATTACKS = ("AutoAttack", "PGD")
@@ -106,9 +107,17 @@ def plot(study: Study, out: Path) -> None:
     shown = [("PGD", c) for c in (*QUICK, "Ours")] + [("AutoAttack", c) for c in ("UnAdv", "Bi-Level", "Ours")]
     series = {
         f"{column}, {attack}": {
-            target: (_column(found, tier, target, "No Pre.", attack), _column(found, tier, target, column, attack))
+            target: _gain(_column(found, tier, target, "No Pre.", attack), _column(found, tier, target, column, attack))
             for target in tier.targets.values()
         }
         for attack, column in shown
     }
     gains(series, "gain in robust accuracy over no defence, points", out / "table6.png")
+
+
+def _gain(before: Field | None, after: Field | None) -> Interval | None:
+    """In robust accuracy, on the pictures that both have."""
+    if before is None or after is None:
+        return None
+    n = min(len(before), len(after))
+    return paired_interval(before.first(n).robust, after.first(n).robust)

@@ -141,8 +141,10 @@ def _paper() -> Tier:
         name="paper", preset=preset, target=targets["WideResNet-94-16"], second=targets["XCiT-L12"], targets=targets,
         backbones={"WideResNet-28-10": targets["WideResNet-28-10"], "WideResNet-94-16": targets["WideResNet-94-16"],
                    "PreActResNet-18": backbone},
-        nonrobust={"WideResNet-28-10 (nonrobust)": standard}, gray=targets["PreActResNet-18"], black=standard,
-        surrogate=targets["ResNet-50"], n=1000, n_wide=1000, n_strong=1000,
+        nonrobust={"WideResNet-28-10 (nonrobust)": standard,
+                   "ResNet-56 (nonrobust)": "chenyaofo:cifar10_resnet56"},
+        gray=targets["PreActResNet-18"], black=standard, surrogate=targets["ResNet-50"], n=1000, n_wide=1000,
+        n_strong=1000,
     )  # fmt: skip
 
 
