@@ -32,6 +32,7 @@ from mspd.attacks import pgd
 from mspd.ball import project
 from mspd.benchmark import Cell, Purified, Summary, markdown
 from mspd.benchmark.grid import function_identity, named
+from mspd.benchmark.rough import Rough
 from mspd.benchmark.run import _rounded
 from mspd.benchmark.store import GROWING, Store
 from mspd.benchmark.summary import summarise
@@ -385,6 +386,48 @@ def test_nothing_is_computed_twice(measure: Callable[..., Summary], tmp_path: Pa
     assert calls == []
 
 
+def test_bfloat16_is_for_the_attack_alone(measure: Callable[..., Summary]) -> None:
+    models: list[nn.Module] = []
+
+    def seen(model: nn.Module, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+        models.append(model)
+        return x
+
+    rough = rows(measure(attacks={"seen": seen}, bfloat16=True))
+    exact = rows(measure(attacks={"seen": seen}))
+    assert rough == exact  # what reads the pictures is float32
+    assert [isinstance(model, Rough) for model in models] == len(models) // 2 * [True] + len(models) // 2 * [False]
+    with pytest.raises(UsageError, match="target fixed does not run in bfloat16"):
+        measure(targets={"fixed": Fixed("").eval()}, bfloat16=True)
+
+
+class Fixed(Broken):
+    """Knows no type but float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        if x.dtype != torch.float32:
+            raise RuntimeError("expected float32")
+        return logits
+
+
+def test_rough_tells_small_leads_in_float32() -> None:
+    net = nn.Linear(2, 3, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0], [1.001, 0.0], [-1.0, 4.0]]))  # 1.001 is 1 in bfloat16
+    rough = Rough(nn.Sequential(nn.Flatten(), net), "target")
+    x = torch.tensor([[1.0, 0.2], [1.0, 0.9]]).view(2, 1, 1, 2).repeat(20, 1, 1, 1)
+    logits = rough(x)
+    assert torch.equal(rough.quick(x)[0, :2], torch.ones(2))
+    assert torch.equal(logits[0], rough.exact(x[:1])[0])
+    assert logits[0].argmax() == 1
+    assert torch.equal(logits[1], rough.quick(x)[1])  # class 2 leads by far
+    assert torch.equal(rough(x[:3]), logits[:3])
+    z = x.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(rough(z)[:, 1].sum(), z)
+    assert torch.equal(gradient[:, 0, 0, 0], torch.ones(40))
+
+
 def test_stop_keeps_what_is_done(measure: Callable[..., Summary], tmp_path: Path) -> None:
     """Ctrl-C within the second piece."""
     presses = [False, False, True]
@@ -408,6 +451,7 @@ def test_other_settings_in_the_same_folder(measure: Callable[..., Summary], tmp_
     before = (out / "rows.jsonl").read_bytes()
     for change, named_so in (
         ({"seed": 1}, "seed"), ({"n": 9}, "n, images"), ({"eps_adv": 4 / 255}, "eps_adv"), ({"keep": True}, "keep"),
+        ({"bfloat16": True}, "bfloat16"),
         ({"attacks": {"pgd": partial(pgd, steps=2)}}, "attacks"), ({"defenses": {"mcgs": mcgs}}, "defenses"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=rf"belongs to a run with other settings \({named_so}\); choose another"):

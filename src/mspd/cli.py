@@ -249,6 +249,9 @@ def benchmark(
     norm: Annotated[str, typer.Option(help="Linf or L2, of the attack.")] = "Linf",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same rows.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the attacked pictures as PNG.")] = False,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Attack faster, where the processor has it; verdicts are float32.")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure what defences gain on targets under attack, picture by picture. Resumes after a kill."""
@@ -262,7 +265,7 @@ def benchmark(
             data, out, preset=preset, defenses=defense or "mcgs", backbones=backbone or None, targets=target or None,
             attacks=attack or "pgd", treatments=treatment or "none", n=n,
             eps_def=None if eps_def is None else number(eps_def), eps_adv=None if eps_adv is None else number(eps_adv),
-            norm=norm, seed=seed, keep=keep, device=device,
+            norm=norm, seed=seed, keep=keep, bfloat16=bfloat16, device=device,
         )  # fmt: skip
     table = _table("picture", "target", "attack", "clean", "robust")
     for score in summary.scores:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
 from mspd.benchmark.purified import Purified
+from mspd.benchmark.rough import Rough
 from mspd.benchmark.store import Row, Store, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
@@ -48,6 +49,7 @@ def benchmark(
     labels: str = "classifier",
     seed: int = 0,
     keep: bool = False,
+    bfloat16: bool = False,
     device: str = "auto",
 ) -> Summary:
     """Measure every defence (and none) on every backbone, treatment, target and attack; resumable, in the folder `out`.
@@ -66,11 +68,11 @@ def benchmark(
     which is left out where there is no defence. No defence and no treatment ("none") are always measured too.
 
     Scored are 8-bit pictures written as files and decoded again; an attack's own result is scored as it is and, in a
-    second number, rounded to 8 bits. Attacks take their gradients from `smoothing.prepare(target)`, verdicts are the
-    target's own in float32. The folder's files are listed in `mspd.benchmark.store`; `keep` adds the attacked pictures.
-    A run that was stopped goes on with the same call and gives the same bytes. A later call with the same `out` may
-    name more on each axis: what is measured already is not measured again. A `Purified` target is attacked without its
-    purifier and read with it.
+    second number, rounded to 8 bits. Attacks call `smoothing.prepare(target)`, with `bfloat16` the target in bfloat16
+    (`mspd.benchmark.rough`); verdicts are the target's own in float32. The folder's files are listed in
+    `mspd.benchmark.store`; `keep` adds the attacked pictures. A run that was stopped goes on with the same call and
+    gives the same bytes. A later call with the same `out` may name more on each axis: what is measured already is not
+    measured again. A `Purified` target is attacked without its purifier and read with it.
 
     UsageError for wrong names and settings, InputError for images, models, attacks or defences outside the contract; a
     warning (UserWarning) for what makes numbers doubtful.
@@ -81,8 +83,8 @@ def benchmark(
             treatments=treatments, n=n, eps_def=eps_def, eps_adv=eps_adv, norm=norm, labels=labels, seed=seed,
             device=device,
         )  # fmt: skip
-    settings = {**grid.settings, "keep": keep, "piece": PIECE}
-    sources = _guard(grid)
+    settings = {**grid.settings, "keep": keep, "bfloat16": bfloat16, "piece": PIECE}
+    sources = _guard(grid, bfloat16)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     cells = grid.cells()
     starts = range(0, len(grid), PIECE)
@@ -113,8 +115,8 @@ def benchmark(
     return summary
 
 
-def _guard(grid: Grid) -> dict[str, nn.Module]:
-    """Try everything on a few images before the long run; returns the targets prepared for gradients."""
+def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
+    """Try everything on a few images before the long run; returns the targets as the attacks get them."""
     device = grid.protector.device
     x = grid.images[:TRIED].float().div(255).to(device)
     y = grid.labels[:TRIED].to(device)
@@ -130,8 +132,11 @@ def _guard(grid: Grid) -> dict[str, nn.Module]:
             classes = logits.shape[1]
             check_logits(logits[:1].expand(len(grid), -1), grid.labels)
             source = prepare(model)
-            faithful = torch.allclose(source(x), logits, rtol=1e-2, atol=1e-2)
-        sources[name] = source if faithful else model
+            source = source if torch.allclose(source(x), logits, rtol=1e-2, atol=1e-2) else model
+            if bfloat16:
+                source = Rough(source, f"target {name}")
+                source(x)
+        sources[name] = source
         counted = min(len(grid), COUNTED)
         right = 0
         for i in range(0, counted, PIECE):
