@@ -411,10 +411,10 @@ STRANGERS = [
 
 @pytest.mark.parametrize("content", STRANGERS, ids=range(len(STRANGERS)))
 def test_file_that_is_no_report(protector: Protector, folder: Path, tmp_path: Path, content: bytes) -> None:
-    report = tmp_path / "mine.txt"
+    report = tmp_path / "mine.jsonl"
     report.write_bytes(content)
     with pytest.raises(
-        UsageError, match=r"mine\.txt: (not a report of mspd; choose another file|belongs to)"
+        UsageError, match=r"mine\.jsonl: (not a report of mspd; choose another file|belongs to)"
     ) as caught:
         go(protector, folder, tmp_path / "out", report)
     assert "\n" not in str(caught.value)
@@ -423,8 +423,11 @@ def test_file_that_is_no_report(protector: Protector, folder: Path, tmp_path: Pa
 
 
 def test_report_that_cannot_be_written(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UsageError, match="not a report"):
-        go(protector, folder, tmp_path / "out", tmp_path)
+        go(protector, folder, tmp_path / "out", tmp_path / "folder.jsonl")
+    with pytest.raises(UsageError, match=r"r\.csv: a report is a \.jsonl or a \.parquet file"):
+        go(protector, folder, tmp_path / "out", tmp_path / "r.csv")
     with pytest.raises(ImageError, match="the report cannot be written"):
         go(protector, folder, tmp_path / "out", folder / "a.png" / "r.jsonl")
 
