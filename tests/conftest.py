@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from mspd.models import build, card_of, save_model
 from mspd.presets import PRESETS, Preset
 
+os.environ.pop("COLUMNS", None)  # rich would keep to it for good; pytest-xdist sets it
+
 DATA = Path(os.environ.get("MSPD_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
