@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 import mspd.batch.local as local
+import mspd.batch.runner as runner
 import mspd.cli as cli
 from mspd import Protector, Verifier, images
 from mspd.models import PUBLISHED, card_of, list_models
@@ -845,5 +846,5 @@ def test_resume_uses_what_is_written(call: Call, tmp_path: Path, monkeypatch: py
     """The report's version belongs to its settings: a later mspd with another report does not mix the two."""
     picture(tmp_path / "in" / "a.png")
     assert call("protect", "in", *QUICK)[0] == 0
-    monkeypatch.setattr(local, "VERSION", local.VERSION + 1)
+    monkeypatch.setattr(runner, "VERSION", runner.VERSION + 1)
     one_line(call("protect", "in", *QUICK), 2, "(version); choose another")

@@ -1,4 +1,4 @@
-"""Protect many pictures: one row a picture, resumable after a kill, a bad file is a row and not a crash.
+"""Many pictures on one machine: one row a picture, a bad file is a row and not a crash.
 
 Reader threads decode ahead, this thread computes pictures of one size together, writer threads encode and check. What
 is decoded and not yet written is bounded, so memory does not grow with the number of files; and since the networks run
@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Condition, Thread
@@ -20,12 +20,11 @@ from torch import Tensor
 from mspd import images
 from mspd.batch.places import Member, Place, Shard, absolute, content, exists, load, save, written
 from mspd.batch.plan import Job
-from mspd.batch.report import Report, Row
-from mspd.errors import ImageError, MspdError, UsageError
+from mspd.batch.report import Row
+from mspd.errors import ImageError, MspdError
 from mspd.protector import Perturbation, Protector
 from mspd.provenance import with_history, without_gps
 
-VERSION = 1
 #: between reading and writing there are never more pictures (two full batches where that is more), nor (but for one
 #: picture a reader) more pixels
 MOST, MOST_PIXELS = 128, 100_000_000
@@ -55,57 +54,6 @@ class Options:
     history: bool = False
 
 
-def run(
-    protector: Protector,
-    jobs: Iterable[Job],
-    *,
-    report: Path | None,
-    seed: int,
-    quality: int = 95,
-    workers: int | None = None,
-    on_error: str = "row",
-    engine: str = "local",
-    strip_gps: bool = False,
-    history: bool = False,
-) -> Iterator[Row]:
-    """Protect each job, yielding its row: id, status ("done", "failed" or "skipped") and the fields of `Protection` or
-    the error. `jobs` may be walked more than once; rows come in its order (from Ray: as they are ready).
-
-    With a report (.jsonl, or .parquet), rows are kept as they come and pictures that are done are skipped; the settings
-    of an existing report must be the same, and no other run may be writing it (UsageError). A report that cannot be
-    written ends the run (ImageError).
-
-    workers: threads that read, and as many that write; with engine "ray", processes that compute. on_error: "row" goes
-    on after a failed picture, "stop" ends the run after its row. strip_gps, history: see `provenance.without_gps` and
-    `with_history`. A row has a "note" where the original's content credentials are not in the copy.
-    """
-    if on_error not in ("row", "stop"):
-        raise UsageError(f"on_error is {on_error!r}: use row or stop")
-    if engine == "ray":
-        from mspd.batch.ray import protect as chosen
-    elif engine == "local":
-        chosen = protect
-    else:
-        raise UsageError(f"unknown engine {engine!r}: use local or ray")
-    options = Options(seed, quality, workers, strip_gps, history)
-    settings = {key: value for key, value in asdict(options).items() if key != "workers" and value is not False}
-    log = Report(report, {**protector.identity(), **settings, "version": VERSION})
-    try:
-        if log.unfinished:
-            sweep(job for job in jobs if job.id in log.unfinished)
-        rows = chosen(protector, jobs, lambda job: _look(job, log), log.append, options)
-        try:
-            for row in rows:
-                yield row
-                if row["status"] == "failed" and on_error == "stop":
-                    break
-        finally:
-            rows.close()
-        log.finish()
-    finally:
-        log.close()
-
-
 def sweep(jobs: Iterable[Job]) -> None:
     """Remove temporary files that a killed process left beside the outputs of these jobs."""
     last = None
@@ -115,20 +63,6 @@ def sweep(jobs: Iterable[Job]) -> None:
             last = output.parent
             for leftover in last.glob(".mspd-*.tmp"):
                 leftover.unlink(missing_ok=True)
-
-
-def _look(job: Job, log: Report) -> Task:
-    """What the report knows of a job; one that it does not know is noted as started."""
-    row = log.get(job.id)
-    status = row.get("status")
-    whole = isinstance(job.output, Member)  # a shard is written once, without the samples that failed
-    if status in (("done", "failed") if whole else ("done",)) and exists(job.output):
-        if status == "done" and row["source"] != absolute(job.source):
-            return Task(job, started=True)  # moved, or another picture of that name: the same bytes will tell
-        return Task(job, {**row, "status": "skipped"} if status == "done" else row)
-    if status != "started":
-        log.append({"id": job.id, "status": "started"})
-    return Task(job, started=status == "started")
 
 
 # ---------------------------------------------------------------- the stages
