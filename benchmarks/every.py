@@ -8,26 +8,16 @@ on each order in docs/results/every.md.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
-
 from mspd.attacks import ATTACKS
 from mspd.benchmark import Summary, benchmark, markdown
+from mspd.benchmark.papers.mspd.coupled import coupled
 from mspd.defenses import DEFENSES
-from mspd.evaluation import predict
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 QUERIES = 500
-
-
-def coupled(
-    model: nn.Module, x: Tensor, y: Tensor, *, defense: Callable[..., Tensor], eps: float, **params: object
-) -> Tensor:
-    """A defence with the label of its own backbone."""
-    return defense(model, x, predict(model, x), eps=eps, **params)
 
 
 SHORT = {"unadv": {"epochs": 10}, "bilevel": {"epochs": 10}, "cascade": {}}
