@@ -18,8 +18,6 @@ from mspd.defenses import DEFENSES
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 QUERIES = 500
-
-
 SHORT = {"unadv": {"epochs": 10}, "bilevel": {"epochs": 10}, "cascade": {}}
 DEFENCES = {
     name: partial(coupled, defense=partial(defense, **SHORT[name])) if name in SHORT else defense
