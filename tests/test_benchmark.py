@@ -428,6 +428,16 @@ def test_rough_tells_small_leads_in_float32() -> None:
     assert torch.equal(gradient[:, 0, 0, 0], torch.ones(40))
 
 
+def test_the_first_images_now_the_others_later(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    whole = measure(n=40, out=tmp_path / "whole")
+    part = measure(n=40, first=3, out=tmp_path / "part")
+    assert [row["id"] for row in rows(part) if row["defense"] == "none"] == list(range(32))
+    measure(n=40, out=tmp_path / "part")
+    same(whole.out, part.out)
+    with pytest.raises(UsageError, match="first is 0"):
+        measure(first=0)
+
+
 def test_stop_keeps_what_is_done(measure: Callable[..., Summary], tmp_path: Path) -> None:
     """Ctrl-C within the second piece."""
     presses = [False, False, True]

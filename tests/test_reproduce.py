@@ -149,6 +149,19 @@ def test_stopped_call_leaves_a_page(
     assert "stopped" not in (tmp_path / "table16.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["table4", "table11", "table16", "fig4", "fig6", "fig7", "fig8", "fig9"])
+def test_only_the_first_pictures(
+    name: str, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "PIECE", 4)
+    page = reproduce(name, pictures, tmp_path, tier="smoke", first=4, device="cpu")
+    text, result = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    assert {cell["n"] for cell in result["cells"]} == {4}
+    assert f"`mspd reproduce {name} --tier smoke --first 4 --data DIR -o DIR`" in text
+    assert result["command"] == f"mspd reproduce {name} --tier smoke --first 4"
+    assert (f"({name}.png)" in text) is (tmp_path / f"{name}.png").exists()
+
+
 @pytest.mark.parametrize("name", ["table11", "fig7", "fig8", "fig9"])
 def test_stopped_call_leaves_a_page_without_extras(
     name: str, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -322,6 +322,9 @@ def reproduce(
     tier: Annotated[str, typer.Option(help="smoke (seconds), embedded (shipped models) or paper.")] = "embedded",
     data: Annotated[Path | None, typer.Option(help="Folder with test pictures, as for 'mspd train'.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for results; shared by all tables.")] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Only the first pictures of each cell, in steps of 32.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a table or figure of the paper, beside the paper's own numbers. Resumes after a kill."""
@@ -342,7 +345,7 @@ def reproduce(
     with warnings.catch_warnings(), _goes_on():
         warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
         warnings.simplefilter("always", UserWarning)
-        page = run(name, data, out, tier=tier, device=device)
+        page = run(name, data, out, tier=tier, first=first, device=device)
     console.print(page.read_text(encoding="utf-8"))
     console.print(f"written: {page}")
 

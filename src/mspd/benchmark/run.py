@@ -18,7 +18,7 @@ from mspd.benchmark.rough import Rough
 from mspd.benchmark.store import Row, Store, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
-from mspd.errors import InputError
+from mspd.errors import InputError, UsageError
 from mspd.guard import check_accuracy, check_logits, check_model, check_result, eval_mode, seeded
 from mspd.images import quantise
 from mspd.metrics import l2, linf, lpips, ssim, wilson
@@ -43,6 +43,7 @@ def benchmark(
     attacks: Axis = "pgd",
     treatments: Axis = NONE,
     n: int | None = None,
+    first: int | None = None,
     eps_def: float | None = None,
     eps_adv: float | None = None,
     norm: str = "Linf",
@@ -71,8 +72,9 @@ def benchmark(
     second number, rounded to 8 bits. Attacks call `smoothing.prepare(target)`, with `bfloat16` the target in bfloat16
     (`mspd.benchmark.rough`); verdicts are the target's own in float32. The folder's files are listed in
     `mspd.benchmark.store`; `keep` adds the attacked pictures. A run that was stopped goes on with the same call and
-    gives the same bytes. A later call with the same `out` may name more on each axis: what is measured already is not
-    measured again. A `Purified` target is attacked without its purifier and read with it.
+    gives the same bytes; with `first` it stops after so many of the images, rounded up to whole pieces. A later call
+    with the same `out` may name more on each axis: what is measured already is not measured again. A `Purified` target
+    is attacked without its purifier and read with it.
 
     UsageError for wrong names and settings, InputError for images, models, attacks or defences outside the contract; a
     warning (UserWarning) for what makes numbers doubtful.
@@ -87,7 +89,9 @@ def benchmark(
     sources = _guard(grid, bfloat16)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     cells = grid.cells()
-    starts = range(0, len(grid), PIECE)
+    if first is not None and first < 1:
+        raise UsageError(f"first is {first}: measure at least one image")
+    starts = range(0, len(grid) if first is None else min(first, len(grid)), PIECE)
     with Store(Path(out), settings) as store, _bar(console) as progress:
         ids = {start: range(start, min(start + PIECE, len(grid))) for start in starts}
         todo = {start: [cell for cell in cells if store.missing(cell, ids[start])] for start in starts}

@@ -82,6 +82,8 @@ def report(found: Found, tier: Tier) -> Report:
 
 def plot(study: Study, out: Path) -> None:
     tier, known = study.tier, study.found.extras["backbone loss"]
+    if not known:
+        return  # stopped before all pictures
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {"backbone loss": {}, f"robust, {tier.target} (%)": {}}
     for plan, epochs in strategies(tier).items():
         names = {k: name_of(epochs[:k]) for k in tier.curve}

@@ -78,7 +78,7 @@ def attacked(attack: Function, target: str, x: Tensor, y: Tensor, eps: float) ->
 
 def plot(study: Study, out: Path) -> None:
     ids = [0, 1, 2, 3]
-    shown = study.defended(runs(study.tier)[0], OURS)
+    shown = study.defended(runs(study.tier)[0], OURS, n=4)
     assert shown is not None
     x = study.originals(4)[0].cpu()
     columns = {"original": x, ATTACK: adversarials(study, ATTACK, ids), "our defence": shown[ids].cpu()}

@@ -52,7 +52,8 @@ def report(found: Found, tier: Tier) -> Report:
 def plot(study: Study, out: Path) -> None:
     ids = study.found.extras["variance order"][:4]
     shown = study.defended(runs(study.tier)[0], OURS)
-    assert shown is not None
+    if shown is None:
+        return  # stopped before the pictures of least and most variance
     x = study.originals(study.tier.n)[0][ids].cpu()
     columns = {"original": x, "PGD": adversarials(study, ATTACK, ids), "MCGS": shown[ids].cpu()}
     pictures(columns, x, out / "fig7.png")

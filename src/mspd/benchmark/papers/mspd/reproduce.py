@@ -35,12 +35,14 @@ def reproduce(
     out: str | Path,
     *,
     tier: str | Tier = "embedded",
+    first: int | None = None,
     device: str = "auto",
 ) -> Path:
     """Measure the table or figure `name` and write it to `out`: NAME.json, NAME.md and, where there is one, NAME.png.
 
     data: as for `benchmark`. What is measured stays in the same folder and serves the other tables too; a call that was
-    stopped goes on, and Ctrl-C leaves a page of what there is. Returns the Markdown file. UsageError for an unknown
+    stopped goes on, and Ctrl-C leaves a page of what there is; so does `first`, which stops each grid after so many
+    pictures, where all would take days. Returns the Markdown file. UsageError for an unknown
     name or tier, where matplotlib is missing for a plot, and where none of the models is there; else as `benchmark`.
     """
     item = _item(name)
@@ -49,7 +51,7 @@ def reproduce(
     plot = getattr(item, "plot", None)
     if plot is not None:
         importlib.import_module("mspd.benchmark.papers.mspd.plots").library()
-    study = Study(chosen, _pictures(data, chosen), out, device)
+    study = Study(chosen, _pictures(data, chosen), out, device, first)
     runs = item.runs(chosen)
     try:
         for run in runs:
@@ -66,7 +68,7 @@ def reproduce(
         item.extras(study)
     if plot is not None:
         plot(study, out)
-    return _write(name, item, study, picture=plot is not None)
+    return _write(name, item, study, picture=(out / f"{name}.png").exists())
 
 
 def _write(name: str, item: ModuleType, study: Study, *, picture: bool = False) -> Path:
@@ -108,8 +110,12 @@ def _setting(name: str, study: Study) -> str:
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
         f"steps, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the paper's "
         f"number (on its models). In square brackets behind a difference its paired 95 % interval, in points. Made by "
-        f"`mspd reproduce {name} --tier {tier.name} --data DIR -o DIR`."
+        f"`{_command(name, study)} --data DIR -o DIR`."
     )
+
+
+def _command(name: str, study: Study) -> str:
+    return f"mspd reproduce {name} --tier {study.tier.name}" + (f" --first {study.first}" if study.first else "")
 
 
 def _date(study: Study) -> str:
@@ -127,7 +133,7 @@ def _plain(numbers: dict[Any, Any]) -> dict[str, Any]:
 def _result(name: str, item: ModuleType, study: Study, report: Report) -> dict[str, Any]:
     found: Found = study.found
     return {
-        "item": name, "title": item.TITLE, "command": f"mspd reproduce {name} --tier {study.tier.name}",
+        "item": name, "title": item.TITLE, "command": _command(name, study),
         "settings": study.settings(), "versions": versions(), "date": _date(study), "seed": 0,
         "paper": _plain(item.PAPER),
         "cells": [{"labels": labels, **vars(cell), **each.json()} for (labels, cell), each in found.cells.items()],

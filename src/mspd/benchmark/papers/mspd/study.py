@@ -120,10 +120,11 @@ class Found:
 
 
 class Study:
-    """The pictures, the folder and the tier that all tables of a folder share."""
+    """The pictures, the folder and the tier that all tables of a folder share; with `first`, of each run only so many
+    pictures for now."""
 
-    def __init__(self, tier: Tier, data: ImageSet, out: Path, device: str) -> None:
-        self.tier, self.data, self.out, self.device = tier, data, out, device
+    def __init__(self, tier: Tier, data: ImageSet, out: Path, device: str, first: int | None = None) -> None:
+        self.tier, self.data, self.out, self.device, self.first = tier, data, out, device, first
         self.found = Found(tier.preset.backbone)
         self.folders: list[Path] = []
 
@@ -133,8 +134,8 @@ class Study:
         if not kept.targets or not kept.attacks:
             return
         benchmark(
-            self.data, self.folder(run), preset=self.tier.preset, n=run.n, labels=run.labels, device=self.device,
-            defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
+            self.data, self.folder(run), preset=self.tier.preset, n=run.n, first=self.first, labels=run.labels,
+            device=self.device, defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
             targets={name: self._target(name) for name in kept.targets}, attacks=kept.attacks,
             treatments={NONE: NONE, **kept.treatments},
         )  # fmt: skip
@@ -204,11 +205,13 @@ class Study:
         device = self.protector.device
         return self.data.floats(0, n).to(device), self.data.labels[:n].to(device)
 
-    def defended(self, run: Run, defense: str, *, backbone: str | None = None, treatment: str = NONE) -> Tensor | None:
-        """Pictures that `measure(run)` wrote; None where they were left out."""
+    def defended(
+        self, run: Run, defense: str, *, backbone: str | None = None, treatment: str = NONE, n: int | None = None
+    ) -> Tensor | None:
+        """The first n pictures, or all, that `measure(run)` wrote; None where they were left out."""
         cell = Cell(defense, backbone or self.tier.preset.backbone, treatment, "", "")
         place = defended_place if treatment == NONE else treated_place
-        paths = [place(self.folder(run), cell, i) for i in range(min(run.n, len(self.data)))]
+        paths = [place(self.folder(run), cell, i) for i in range(min(n or run.n, len(self.data)))]
         return read_png(paths).to(self.protector.device) if all(path.exists() for path in paths) else None
 
     def remember(self, name: str, function: "partial[Any]") -> Any:

@@ -55,7 +55,7 @@ def extras(study: Study) -> None:
     for name in ("none", *run.backbones):
         field = study.found.get(tier.second, ATTACK, "none" if name == "none" else OURS, backbone=name)
         shown = x if name == "none" else study.defended(run, OURS, backbone=name)
-        if field is None or shown is None:
+        if field is None or shown is None or len(field) < len(y):
             continue
         split_losses[name] = study.remember("losses", partial(split, tier.second, shown, y, field.robust))
         if name != "none" and unavailable(name) is None:
