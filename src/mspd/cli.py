@@ -1,4 +1,5 @@
-"""The command line: parse, call, print. Exit codes: 0 fine, 1 something failed, 2 wrong usage."""
+"""The command line: parse, call, print. Exit codes: 0 fine, 1 something failed, 2 wrong usage, 130
+stopped by Ctrl-C."""
 
 import io
 import json
@@ -55,10 +56,10 @@ def protect(
     seed: SeedOption = 0,
     n_samples: Annotated[int | None, typer.Option(min=1, help="Noisy copies an epoch; the paper's N is 20.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
+        str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="png (lossless), tif, jpg or webp. [of the output's name, else png]")
+        str | None, typer.Option(help="png, tif or bmp (lossless), jpg or webp. [of the output's name, else png]")
     ] = None,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of jpg and webp. [95]")] = None,
     report: Annotated[str | None, typer.Option(help="Rows of the run, .jsonl or .parquet; keep it private.")] = None,
@@ -151,7 +152,7 @@ def verify(
     original: Annotated[Path, typer.Argument(help="The picture as it was.", readable=False)],
     protected: Annotated[Path, typer.Argument(help="Its protected copy.", readable=False)],
     preset: PresetOption = "photo",
-    seed: SeedOption = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attack.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -191,7 +192,9 @@ def revert(
     preset: PresetOption = "photo",
     setting: Annotated[
         str | None,
-        typer.Option(help="What the attacker knows of the backbone: white (all), gray, or black (nothing). [white]"),
+        typer.Option(
+            help="What the attacker knows of the backbone: white (all), gray (cifar10 only), black (nothing). [white]"
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Instead of a setting: a model's name or a .safetensors file.")
@@ -236,7 +239,7 @@ def benchmark(
         list[str] | None, typer.Option(help="A name, or package.module:function; repeat for several. [mcgs]")
     ] = None,
     backbone: Annotated[
-        list[str] | None, typer.Option(help="A model's name or a .safetensors file. [the preset's]")
+        list[str] | None, typer.Option(help="A model: a name, a hub's id or a .safetensors file. [the preset's]")
     ] = None,
     target: Annotated[list[str] | None, typer.Option(help="The same. [the preset's]")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="A name, or package.module:function. [pgd]")] = None,
@@ -254,7 +257,10 @@ def benchmark(
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure what defences gain on targets under attack, picture by picture. Resumes after a kill."""
+    """Measure what defences gain on targets under attack, picture by picture. Resumes after a kill.
+
+    A name that does not exist is answered with those that do.
+    """
     from mspd.benchmark import benchmark as run
 
     sys.path.insert(0, "")  # package.module:function may lie in this folder
@@ -289,7 +295,7 @@ def frames(
     eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
     seed: SeedOption = 0,
     backbone: Annotated[
-        str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
+        str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -416,7 +422,7 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for defense.onnx and defense.json.")],
     preset: PresetOption = "photo",
     backbone: Annotated[
-        str | None, typer.Option(help="Another backbone: a model's name or a .safetensors file.")
+        str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
     ] = None,
 ) -> None:
     """Write the whole defence as one ONNX file, checked against PyTorch. Whoever gets the file has the backbone."""

@@ -183,7 +183,7 @@ class Protector:
         return view(pixels, native_size(pixels.shape[0], pixels.shape[1], self.settings.size))
 
     def at_once(self, x: Tensor) -> int:
-        """How many views of x's size (B, C, h, w) fill the rows of the networks: fewer take as long."""
+        """How many views of x's size (B, C, h, w) fill the rows of both networks."""
         s = self.settings
         copies = compute_rows(s.n_samples, x.shape[2], x.shape[3], self.device)
         return max(compute_rows(1, s.size, s.size, self.device), copies // s.n_samples)

@@ -64,8 +64,8 @@ def benchmark(
 
     An axis is a name, several of them, or a dict of names and functions (or models). Defences and attacks: a name of
     mspd's, `package.module:function`, or any function of the shape in docs/adding.md; settings by functools.partial.
-    Models: a shipped name, a .safetensors path, or a module from [0, 1] images to logits. A treatment is what happens
-    to the published picture before the attack: a purifier, or "revert:white" (also gray, black, or a model's name),
+    Models: as `load_model` takes them, or a module from [0, 1] images to logits. A treatment is what happens to the
+    published picture before the attack: a purifier, or "revert:white" (also gray, black, or a model's name),
     which is left out where there is no defence. No defence and no treatment ("none") are always measured too.
 
     Scored are 8-bit pictures written as files and decoded again; an attack's own result is scored as it is and, in a

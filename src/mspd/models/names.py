@@ -25,9 +25,9 @@ def load_model(name: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     """A model by its name: [0, 1] images to logits, eval mode, frozen.
 
     A shipped model; the path of a weight file by `save_model` or of a folder by `save_folder`; or an id of a hub:
-    "robustbench:NAME", "timm:NAME", "torchvision:NAME", "hf-hub:OWNER/NAME@REVISION" (docs/models.md). Only ids may
-    download something, once. UsageError for an unknown name, WeightsError for a file that is not intact. No code in a
-    file is run.
+    "robustbench:NAME", "chenyaofo:NAME", "timm:NAME", "torchvision:NAME", "hf-hub:OWNER/NAME@REVISION"
+    (docs/models.md). Only ids may download something, once. UsageError for an unknown name, WeightsError for a file
+    that is not intact. No code in a file is run.
     """
     model = hub.load(str(name)) if hub.is_id(name) else load_weights(_locate(name))
     return model.to(device).eval().requires_grad_(False)

@@ -1,8 +1,8 @@
 """The resize view: a picture of any size as a model sees it, and a perturbation brought back to full resolution.
 
 Only the perturbation is resampled. Bilinear enlargement makes convex mixtures, so no pixel ever moves more than the
-perturbation's own budget. The perturbations of robust backbones are smooth, so hardly anything is lost when the picture
-is downsized again (benchmarks/photos.py measures it).
+perturbation's own budget. The perturbations of robust backbones are smooth, so most of their length is left when the
+picture is downsized again (benchmarks/photos.py measures it, and the gain).
 """
 
 import numpy as np

@@ -15,6 +15,8 @@ from mspd.benchmark.store import write
 from mspd.errors import UsageError
 
 TITLE = "Leaderboard of preemptive defences"
+#: figures whose cells are points of a curve, not defences to choose from
+CURVES = ("fig4",)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def leaderboard(out: str | Path, *, tier: str = "embedded") -> Path:
     out = Path(out)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
     results = [r for r in found if isinstance(r, dict) and r.get("settings", {}).get("tier", {}).get("name") == tier]
+    results = [r for r in results if r["item"] not in CURVES]
     if not results:
         raise UsageError(f"{out}: no tables of the tier {tier} here; measure some with 'mspd reproduce TABLE -o {out}'")
     lines = [
