@@ -24,6 +24,7 @@ from mspd.metrics import (
     ssim,
     wilson,
 )
+from mspd.models.hub.libraries import torchvision
 
 
 def pair(*shape: int, seed: int = 0, noise: float = 0.05, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -103,6 +104,7 @@ def test_ssim_against_its_definition():
 
 @pytest.mark.parametrize("shape", [(2, 3, 40, 31), (3, 1, 11, 6), (1, 3, 7, 64)])
 def test_ssim_against_torchmetrics(shape):
+    torchvision("dev")  # which torchmetrics imports
     pytest.importorskip("torchmetrics", minversion="1.9")  # older releases leave out the borders
     from torchmetrics.functional.image import structural_similarity_index_measure as oracle
 
