@@ -484,3 +484,17 @@ def test_error_of_our_own_making_is_not_hidden(
             with pytest.raises(ZeroDivisionError):
                 list(run(protector, jobs, report=tmp_path / f"{name}.jsonl", seed=0))
     assert not issubclass(ZeroDivisionError, MspdError)
+
+
+def test_a_report_does_not_vouch_for_another_output(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    """A stranger's file at another run's output is not what the report says is done."""
+    report = tmp_path / "r.jsonl"
+    go(protector, folder, tmp_path / "out", report)
+    source = next(path for path in folder.iterdir() if path.suffix == ".png" and path.name != "bad.png")
+    foreign = tmp_path / "out2" / (source.name + ".png")
+    foreign.parent.mkdir()
+    foreign.write_bytes(source.read_bytes())
+    rows = go(protector, folder, tmp_path / "out2", report)
+    assert rows[source.name]["status"] == "failed"
+    assert "already exists" in rows[source.name]["error"]
+    assert foreign.read_bytes() == source.read_bytes()

@@ -31,7 +31,7 @@ from mspd.adapters import find, from_art, from_foolbox, from_torchattacks
 from mspd.attacks import pgd
 from mspd.ball import project
 from mspd.benchmark import Cell, Purified, Summary, markdown
-from mspd.benchmark.grid import function_identity, named
+from mspd.benchmark.grid import function_identity, model_identity, named
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.run import _rounded
 from mspd.benchmark.store import GROWING, Store
@@ -409,6 +409,42 @@ class Fixed(Broken):
         if x.dtype != torch.float32:
             raise RuntimeError("expected float32")
         return logits
+
+
+def test_rough_of_two_classes_and_of_large_logits() -> None:
+    x = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for classes, shift in ((2, 0.0), (4, 100.0)):
+        torch.manual_seed(0)
+        net = nn.Linear(3 * 16 * 16, classes)
+        with torch.no_grad():
+            net.bias += shift
+        model = nn.Sequential(nn.Flatten(), net)
+        assert torch.equal(Rough(model, "target")(x).argmax(1), model(x).argmax(1))
+
+
+def test_settings_that_are_not_in_the_name() -> None:
+    def made(value: float) -> Callable[..., Tensor]:
+        return lambda model, x, y, **_: x + value
+
+    assert function_identity(made(0.0)) != function_identity(made(0.1))
+    assert function_identity(made(0.1)) == function_identity(made(0.1))
+    assert model_identity(nn.Sequential(nn.ReLU())) != model_identity(nn.Sequential(nn.SiLU()))
+    first, second = Broken(""), Broken("")
+    assert model_identity(first) == model_identity(second)
+    second.how = "random"
+    assert model_identity(first) != model_identity(second)
+
+
+def test_an_entry_called_none(measure: Callable[..., Summary]) -> None:
+    with pytest.raises(UsageError, match="an entry of the treatment axis is called 'none'"):
+        measure(treatments={"none": lambda x, generator: x})
+
+
+def test_gains_over_the_pictures_that_both_have(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    measure(n=40, defenses="none", out=tmp_path / "out")
+    part = measure(n=40, first=32, out=tmp_path / "out")
+    assert [score.n for score in part.scores] == [40, 32]
+    assert part.scores[1].robust_gain is not None
 
 
 def test_rough_tells_small_leads_in_float32() -> None:

@@ -240,3 +240,32 @@ def test_bad_calls_say_what_is_wrong(change: dict[str, object], error: type[Exce
         mcgs(call.pop("model"), call.pop("x"), call.pop("y"), generator=g(), **call)  # type: ignore[arg-type]
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_prepared_keeps_hooks_and_weights_that_are_read_elsewhere() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.norm(self.conv(x)).mean((2, 3)) * self.conv.weight.norm()
+            return logits
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 8, 8)
+    model = Reading()
+    model.norm.running_var.fill_(9.0)
+    model.eval()
+    assert torch.allclose(prepare(model)(x), model(x), atol=1e-5)
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    hooked.register_forward_pre_hook(lambda _, inputs: (inputs[0].flip(3) * 2 - 1,))
+    assert torch.allclose(prepare(hooked)(x), hooked(x), atol=1e-5)
+
+
+def test_gradients_where_they_are_switched_off() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+    x, y = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    with torch.no_grad():
+        found = mcgs(model, x, y, eps=8 / 255, generator=torch.Generator().manual_seed(0), n_samples=2)
+    assert torch.equal(found, mcgs(model, x, y, eps=8 / 255, generator=torch.Generator().manual_seed(0), n_samples=2))

@@ -161,7 +161,7 @@ def verify(
 
     result = Verifier(preset, device=device)(original, protected, seed=seed)
     if as_json:
-        print(json.dumps(result.row(), indent=2, ensure_ascii=False))
+        print(json.dumps(result.row(), indent=2))
         return
     console.print(f"label: {result.label} ({result.confidence:.0%} sure)")
     for target in result.targets:
@@ -212,7 +212,8 @@ def revert(
 
     if backbone is not None and setting is not None:
         raise UsageError("--setting chooses the backbone, --backbone is one: leave one of them out")
-    protector = Protector(preset, backbone=backbone or surrogate(preset, setting or "white"), device=device)
+    chosen = surrogate(preset, "white" if setting is None else setting) if backbone is None else backbone
+    protector = Protector(preset, backbone=chosen, device=device)
     failed = False
     for job in plan(pictures, out):
         try:
@@ -581,7 +582,8 @@ def main() -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
         code = app(args=None if sys.argv[1:] else ["--help"], prog_name="mspd", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the shell closed it
+            sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except _StoppedError:

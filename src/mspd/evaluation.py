@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mspd.adapters import find
 from mspd.attacks import ATTACKS
-from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
+from mspd.guard import check_eps, check_images, check_labels, check_logits, check_result, eval_mode
 from mspd.metrics import wilson
 from mspd.smoothing import in_pieces, prepare
 
@@ -65,12 +65,15 @@ def evaluate(
     check_eps(eps, norm)
     run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
     with torch.no_grad(), eval_mode(model):
-        check_logits(model(x[:1]), y[:1])
+        logits = model(x[:1])
+        check_logits(logits, y[:1])
+        check_logits(logits.expand(len(x), -1), y)
     generator = torch.Generator().manual_seed(seed)
     source = prepare(model) if fast else model
 
     def attacked(piece: Tensor, labels: Tensor) -> Tensor:
         x_adv = run(source, piece, labels, eps=eps, norm=norm, generator=generator, **params)
+        check_result(x_adv, piece, "the attack", eps=eps, norm=norm)
         with torch.no_grad(), eval_mode(model):
             return torch.as_tensor(model(x_adv).argmax(1) == labels)
 

@@ -149,9 +149,10 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
         gradient = None
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z, allow_unused=True)
-    flat = torch.ones(len(x)) if gradient is None else gradient.flatten(1).abs().amax(1) == 0
+    flat = torch.ones(len(x)) if gradient is None else ~(gradient.flatten(1).abs().amax(1) > 0)
     if int(flat.sum()):
-        message = f"{name} has no gradient at {int(flat.sum())} of {len(x)} images: gradient attacks see nothing there"
+        where = f"{int(flat.sum())} of {len(x)} images"
+        message = f"{name} has no gradient at {where}: gradient attacks see nothing there"
         warnings.warn(f"{message}; attack it with square or rays", stacklevel=2)
 
 

@@ -82,7 +82,10 @@ class _Leaves(Tracer):
 
 
 def _fold(net: nn.Module) -> nn.Module:
-    """Merge each BatchNorm into the convolution whose output only it reads; `net` itself when it cannot be traced."""
+    """Merge each BatchNorm into the convolution whose output only it reads; `net` itself when it cannot be traced, or
+    has hooks, which a graph would lose."""
+    if any(module._forward_hooks or module._forward_pre_hooks for module in net.modules()):
+        return net
     try:
         graph = GraphModule(net, _Leaves().trace(net))
     except Exception:  # tracing fails in many ways on foreign code; the unfolded copy is just slower
@@ -96,7 +99,7 @@ def _fold(net: nn.Module) -> nn.Module:
             continue
         convolution = modules[source.target]
         plain = type(convolution) is nn.Conv2d or getattr(convolution, "foldable", False)
-        if not plain or _calls(graph, source.target) > 1:
+        if not plain or _calls(graph, source.target) > 1 or _reads(graph, source.target):
             continue
         _replace(graph, source.target, fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(source)
@@ -108,6 +111,11 @@ def _fold(net: nn.Module) -> nn.Module:
 
 def _calls(graph: GraphModule, target: str) -> int:
     return sum(node.op == "call_module" and node.target == target for node in graph.graph.nodes)
+
+
+def _reads(graph: GraphModule, target: str) -> bool:
+    """Whether something looks at the module's weights but for calling it."""
+    return any(node.op == "get_attr" and str(node.target).startswith(f"{target}.") for node in graph.graph.nodes)
 
 
 def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
@@ -142,11 +150,12 @@ def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
 def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True) -> Tensor:
     """Gradient of each image's own cross-entropy with respect to the image; z (B, C, H, W), y hard or soft labels.
     `check` looks at the logits' values, which a graph that is being traced does not have yet."""
-    z = z.detach().requires_grad_(True)
-    logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
-    if check:
-        check_logits(logits, y)
-    (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_(True)
+        logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
+        if check:
+            check_logits(logits, y)
+        (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
     return gradient
 
 

@@ -52,10 +52,11 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
 
     `loss` takes logits and labels and returns one number an image; images with a single channel are shown as grey.
     """
-    z = x.detach().requires_grad_(True)
-    logits = model(_filled(_rgb(z)))[: len(x)].float()
-    losses = loss(logits, y)
-    (gradient,) = torch.autograd.grad(losses.sum(), z)
+    with torch.enable_grad():
+        z = x.detach().requires_grad_(True)
+        logits = model(_filled(_rgb(z)))[: len(x)].float()
+        losses = loss(logits, y)
+        (gradient,) = torch.autograd.grad(losses.sum(), z)
     return gradient, losses.detach(), logits.detach()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mspd.batch import local
 from mspd.batch.local import Options, Task
-from mspd.batch.places import Member, absolute, exists
+from mspd.batch.places import Member, absolute, exists, place
 from mspd.batch.plan import Job
 from mspd.batch.report import Report, Row
 from mspd.errors import UsageError
@@ -73,7 +73,9 @@ def _look(job: Job, log: Report) -> Task:
     status = row.get("status")
     whole = isinstance(job.output, Member)  # a shard is written once, without the samples that failed
     if status in (("done", "failed") if whole else ("done",)) and exists(job.output):
-        if status == "done" and row["source"] != absolute(job.source):
+        if status == "done" and (
+            row["source"] != absolute(job.source) or absolute(place(row["output"])) != absolute(job.output)
+        ):
             return Task(job, started=True)  # moved, or another picture of that name: the same bytes will tell
         return Task(job, {**row, "status": "skipped"} if status == "done" else row)
     if status != "started":

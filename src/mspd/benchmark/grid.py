@@ -186,6 +186,8 @@ def named(kind: str, axis: Axis) -> dict[str, Any]:
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise UsageError(f"two entries of the {kind} axis are called {doubled!r}: pass a dict with names of your own")
+    if any(name == NONE and item != NONE for name, item in entries):
+        raise UsageError(f"an entry of the {kind} axis is called {NONE!r}, which stands for none: give it another name")
     return dict(entries)
 
 
@@ -261,8 +263,14 @@ def model_identity(item: str | Path | nn.Module) -> str:
         return f"{model_identity(item.target)} behind {function_identity(item.purifier)}"
     if not isinstance(item, nn.Module):
         return str(card_of(item)["sha256"])
-    digest = hashlib.sha256(type(item).__name__.encode())
-    for key, value in sorted(item.state_dict().items()):
+    settings = {
+        f"{name}.{key}": _value(value)
+        for name, module in item.named_modules()
+        for key, value in sorted(_settings(vars(module)).items())
+        if key != "training"
+    }
+    digest = hashlib.sha256(f"{type(item).__name__} {item!r} {settings}".encode())
+    for key, value in sorted([*item.named_parameters(), *item.named_buffers()]):
         digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -280,10 +288,20 @@ def function_identity(function: Any) -> str:
         source = hashlib.sha256(text.encode()).hexdigest()[:12]
     except (OSError, TypeError):
         source = "no source"
-    own = "" if owner is function else f" {_value(function)}"
+    own = "" if owner is function else f" {_value(function)} {_value(_settings(getattr(function, '__dict__', {})))}"
+    if inspect.ismethod(function):
+        own += f" {_value(function.__self__)} {_value(_settings(getattr(function.__self__, '__dict__', {})))}"
+    if getattr(function, "__closure__", None):
+        own += f" {_value(_settings(inspect.getclosurevars(function).nonlocals))}"
     weights = getattr(sys.modules.get(owner.__module__), "WEIGHTS", None)
     own += f" {_value(weights)}" if weights else ""
     return f"{owner.__module__}:{owner.__qualname__} {source}{own}"
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are set once: lists and the like may be what a function keeps its notes in."""
+    fixed = (bool, int, float, str, tuple, Tensor, nn.Module, partial)
+    return {key: v for key, v in values.items() if key[0] != "_" and (isinstance(v, fixed) or inspect.isroutine(v))}
 
 
 def _reached(start: str) -> list[ModuleType]:

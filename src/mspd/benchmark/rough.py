@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from mspd.errors import UsageError
 from mspd.smoothing import Prepared, in_pieces
 
-#: a lead of no more than this share of a row's range, from the least logit to the largest, may be a rounding error:
-#: bfloat16 has 8 bits, and errors add up
+#: a lead of no more than this share of a row's range, from the least logit to the largest, or of its largest absolute
+#: value, may be a rounding error: bfloat16 has 8 bits, and errors add up. Two classes' lead is their range: there
+#: everything is float32
 NEAR = 1 / 64
 #: rows of a call in float32; a multiple of 8, so that a row's result does not depend on the others
 ROWS = 8
@@ -35,7 +36,8 @@ class Rough(nn.Module):
             raise UsageError(f"{self.name} does not run in bfloat16 ({str(error).splitlines()[0]})") from error
         with torch.no_grad():
             first, second = logits.topk(2, dim=1).values.unbind(1)
-            near = (first - second <= NEAR * (first - logits.amin(1))).nonzero()[:, 0]
+            scale = torch.maximum(first - logits.amin(1), logits.abs().amax(1))
+            near = ((first - second <= NEAR * scale) | (logits.shape[1] == 2)).nonzero()[:, 0]
             if len(near) == 0:
                 return logits
             exact = in_pieces(lambda piece, _: self.exact(piece), x.detach()[near], near, ROWS)

@@ -82,7 +82,10 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
     clean, robust, rounded = verdicts[cell]
     n = len(rows)
     plain = [Cell(NONE, NONE, treatment, cell.target, cell.attack) for treatment in (cell.treatment, NONE)]
-    base = next((verdicts[c] for c in plain if c in verdicts and c != cell and len(verdicts[c][0]) == n), None)
+    base = next((verdicts[c] for c in plain if c in verdicts and c != cell), None)
+    if base is not None:  # the first pictures, which both have: cells grow from the front
+        shared = min(n, len(base[0]))
+        base = (base[0][:shared], base[1][:shared], base[2][:shared])
     broken = [row for row in rows if row["before"] == row["label"] != row["after"]]
 
     def mean(key: str) -> float:
@@ -96,8 +99,8 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
         cell=cell, n=n, clean_acc=int(clean.sum()) / n, clean_interval=wilson(int(clean.sum()), n),
         robust_acc=int(robust.sum()) / n, robust_interval=wilson(int(robust.sum()), n),
         robust_acc_8bit=int(rounded.sum()) / n,
-        clean_gain=None if base is None else paired_interval(base[0], clean),
-        robust_gain=None if base is None else paired_interval(base[1], robust),
+        clean_gain=None if base is None else paired_interval(base[0], clean[: len(base[0])]),
+        robust_gain=None if base is None else paired_interval(base[1], robust[: len(base[1])]),
         defense_linf=mean("defense_linf"), defense_l2=mean("defense_l2"), ssim=mean("ssim"),
         attack_linf=mean_of_broken("attack_linf"), attack_l2=mean_of_broken("attack_l2"),
         queries=mean_of_broken("queries"),

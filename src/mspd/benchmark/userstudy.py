@@ -222,6 +222,10 @@ def _ballot(path: Path, study: str, ids: set[str]) -> tuple[str, dict[str, bool]
         raise InputError(f"{path}: not a file of answers; pass what the page saved") from error
     if named != study:
         raise InputError(f"{path}: answers to another study than this key's")
-    if not isinstance(participant, str) or answers.keys() != ids or not set(answers.values()) <= {"yes", "no"}:
+    if (
+        not isinstance(participant, str)
+        or answers.keys() != ids
+        or any(a not in ("yes", "no") for a in answers.values())
+    ):
         raise InputError(f"{path}: the answers are not complete; all pictures need one")
     return participant, {i: answer == "yes" for i, answer in answers.items()}

@@ -37,9 +37,8 @@ class Standing:
 def leaderboard(out: str | Path, *, tier: str = "embedded") -> Path:
     """Write `out`/leaderboard.md from the files that `reproduce` wrote there; returns it. UsageError without any."""
     out = Path(out)
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
-    results = [r for r in found if isinstance(r, dict) and r.get("settings", {}).get("tier", {}).get("name") == tier]
-    results = [r for r in results if r["item"] not in CURVES]
+    found = [_result(path) for path in sorted(out.glob("*.json"))]
+    results = [r for r in found if r and r["settings"]["tier"]["name"] == tier and r["item"] not in CURVES]
     if not results:
         raise UsageError(f"{out}: no tables of the tier {tier} here; measure some with 'mspd reproduce TABLE -o {out}'")
     lines = [
@@ -61,6 +60,16 @@ def leaderboard(out: str | Path, *, tier: str = "embedded") -> Path:
     page = out / "leaderboard.md"
     write(page, "\n".join(lines) + "\n")
     return page
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    """What `reproduce` wrote there; None for any other file."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        mine = path.stem == content["item"] and isinstance(content["settings"]["tier"]["name"], str)
+        return content if mine and isinstance(content["cells"], list) else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def standings(cells: Iterable[dict[str, Any]]) -> list[Standing]:
