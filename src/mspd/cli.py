@@ -1,5 +1,5 @@
-"""The command line: parse, call, print. Exit codes: 0 fine, 1 something failed, 2 wrong usage, 130
-stopped by Ctrl-C."""
+"""The command line: parse, call, print. Exit codes: 0 fine, 1 something failed, 2 wrong usage,
+130 stopped by Ctrl-C."""
 
 import io
 import json
@@ -85,9 +85,11 @@ def protect(
     if report is not None and "://" in report:
         raise UsageError(f"--report is {report!r}: it is private, name a file of this computer")
     jobs = plan(pictures, out, suffix=suffix)
-    written = FORMATS.get(Path(next(iter(jobs)).output.name).suffix.lower())
-    if quality is not None and written is not None and written not in LOSSY:
-        raise UsageError(f"--quality is of jpg and webp, the output is {written}: leave it out, or say --format jpg")
+    if quality is not None:
+        written = FORMATS.get(Path(next(iter(jobs)).output.name).suffix.lower())
+        if written is not None and written not in LOSSY:
+            line = f"--quality is of jpg and webp, the output is {written}: leave it out, or say --format jpg"
+            raise UsageError(line)
     journal = jobs.report if report is None else Path(report)
     budget = None if eps is None else number(eps)
     protector = Protector(preset, eps=budget, n_samples=n_samples, backbone=backbone, device=device)
@@ -278,12 +280,11 @@ def benchmark(
     for score in summary.scores:
         cell = score.cell
         through = f" on {cell.backbone}" if len(backbone or []) > 1 and cell.backbone != "none" else ""
-        treated = "" if cell.treatment == "none" else f", then {cell.treatment}"
         clean, robust = (
             f"{acc:.1%}" if gain is None else f"{acc:.1%} ({', '.join(f'{100 * g:+.1f}' for g in gain)})"
             for acc, gain in ((score.clean_acc, score.clean_gain), (score.robust_acc, score.robust_gain))
         )
-        table.add_row(cell.defense + through + treated, cell.target, cell.attack, clean, robust)
+        table.add_row(cell.defense + through + cell.then, cell.target, cell.attack, clean, robust)
     _print(table)
     console.print("in brackets: points over no defence on the same pictures, and their 95 % interval")
     console.print(f"written: {summary.out / 'summary.md'}")

@@ -31,6 +31,12 @@ def check_call(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *,
         raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
 
 
+def check_steps(steps: int) -> None:
+    """UsageError for an attack that would take no step."""
+    if steps < 1:
+        raise UsageError("steps must be at least 1")
+
+
 def _filled(rows: Tensor) -> Tensor:
     missing = -len(rows) % _MULTIPLE
     return torch.cat([rows, rows[torch.arange(missing, device=rows.device) % len(rows)]]) if missing else rows

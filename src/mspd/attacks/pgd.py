@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import Loss, check_call, loss_gradient, wrong
+from mspd.attacks.common import Loss, check_call, check_steps, loss_gradient, wrong
 from mspd.ball import image_generators, project, random_offsets, step
-from mspd.errors import UsageError
 from mspd.guard import eval_mode
 from mspd.objectives import cross_entropy
 
@@ -31,8 +30,7 @@ def pgd(
     `mcgs` does.
     """
     check_call(model, x, y, eps, norm)
-    if steps < 1:
-        raise UsageError("steps must be at least 1")
+    check_steps(steps)
     step_size = step_size or eps / 4
     start = random_offsets(x.shape[1:], eps, norm, image_generators(x, generator))
     x_adv = project(x + start.to(x), x, eps, norm)

@@ -66,8 +66,7 @@ class Report:
                 self._write(first)
         except OSError as error:
             self.close()
-            reason = error.strerror or error
-            raise ImageError(f"{path}: the report cannot be written ({reason}); choose another --report") from error
+            raise self._error(error, "choose another --report") from error
         except (UsageError, ImageError):
             self.close()
             raise
@@ -114,9 +113,8 @@ class Report:
                 self.file.truncate(end)
             raise self._error(error) from error
 
-    def _error(self, error: OSError) -> ImageError:
-        reason = error.strerror or error
-        return ImageError(f"{self.path}: the report cannot be written ({reason}); the same command goes on from here")
+    def _error(self, error: OSError, remedy: str = "the same command goes on from here") -> ImageError:
+        return ImageError(f"{self.path}: the report cannot be written ({error.strerror or error}); {remedy}")
 
     def _read(self, first: bytes) -> None:
         """Index an existing journal, which must begin with the line `first`; a last line cut off by a kill is dropped

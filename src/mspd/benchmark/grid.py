@@ -50,6 +50,11 @@ class Cell:
     target: str
     attack: str
 
+    @property
+    def then(self) -> str:
+        """What to say after the defence of the treatment: ", then jpeg", or nothing."""
+        return "" if self.treatment == NONE else f", then {self.treatment}"
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -288,9 +293,8 @@ def function_identity(function: Any) -> str:
         source = hashlib.sha256(text.encode()).hexdigest()[:12]
     except (OSError, TypeError):
         source = "no source"
-    own = "" if owner is function else f" {_value(function)} {_value(_settings(getattr(function, '__dict__', {})))}"
-    if inspect.ismethod(function):
-        own += f" {_value(function.__self__)} {_value(_settings(getattr(function.__self__, '__dict__', {})))}"
+    holder = function.__self__ if inspect.ismethod(function) else None if owner is function else function
+    own = "" if holder is None else f" {_value(holder)} {_value(_settings(getattr(holder, '__dict__', {})))}"
     if getattr(function, "__closure__", None):
         own += f" {_value(_settings(inspect.getclosurevars(function).nonlocals))}"
     weights = getattr(sys.modules.get(owner.__module__), "WEIGHTS", None)

@@ -79,6 +79,8 @@ def benchmark(
     UsageError for wrong names and settings, InputError for images, models, attacks or defences outside the contract; a
     warning (UserWarning) for what makes numbers doubtful.
     """
+    if first is not None and first < 1:
+        raise UsageError(f"first is {first}: measure at least one image")
     with seeded(0):  # a new network draws its weights before it loads them
         grid = make_grid(
             data, preset=preset, defenses=defenses, backbones=backbones, targets=targets, attacks=attacks,
@@ -89,8 +91,6 @@ def benchmark(
     sources = _guard(grid, bfloat16)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     cells = grid.cells()
-    if first is not None and first < 1:
-        raise UsageError(f"first is {first}: measure at least one image")
     starts = range(0, len(grid) if first is None else min(first, len(grid)), PIECE)
     with Store(Path(out), settings) as store, _bar(console) as progress:
         ids = {start: range(start, min(start + PIECE, len(grid))) for start in starts}

@@ -83,9 +83,7 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
     n = len(rows)
     plain = [Cell(NONE, NONE, treatment, cell.target, cell.attack) for treatment in (cell.treatment, NONE)]
     base = next((verdicts[c] for c in plain if c in verdicts and c != cell), None)
-    if base is not None:  # the first pictures, which both have: cells grow from the front
-        shared = min(n, len(base[0]))
-        base = (base[0][:shared], base[1][:shared], base[2][:shared])
+    both = 0 if base is None else min(n, len(base[0]))  # cells grow from the front: the images that both have
     broken = [row for row in rows if row["before"] == row["label"] != row["after"]]
 
     def mean(key: str) -> float:
@@ -99,8 +97,8 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
         cell=cell, n=n, clean_acc=int(clean.sum()) / n, clean_interval=wilson(int(clean.sum()), n),
         robust_acc=int(robust.sum()) / n, robust_interval=wilson(int(robust.sum()), n),
         robust_acc_8bit=int(rounded.sum()) / n,
-        clean_gain=None if base is None else paired_interval(base[0], clean[: len(base[0])]),
-        robust_gain=None if base is None else paired_interval(base[1], robust[: len(base[1])]),
+        clean_gain=None if base is None else paired_interval(base[0][:both], clean[:both]),
+        robust_gain=None if base is None else paired_interval(base[1][:both], robust[:both]),
         defense_linf=mean("defense_linf"), defense_l2=mean("defense_l2"), ssim=mean("ssim"),
         attack_linf=mean_of_broken("attack_linf"), attack_l2=mean_of_broken("attack_l2"),
         queries=mean_of_broken("queries"),

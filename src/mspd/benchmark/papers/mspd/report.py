@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from mspd.benchmark.papers.mspd.study import Field
 from mspd.metrics import paired_interval
 
@@ -49,12 +51,17 @@ def within(claim: str, a: Field | None, b: Field | None, points: float, *, what:
     return Ordering(claim, abs(lead) <= points / 100 + 1e-9, text)
 
 
-def _lead(a: Field, b: Field, what: str) -> tuple[float, str]:
+def shared(a: Field, b: Field, what: str = "robust") -> tuple[Tensor, Tensor]:
+    """The verdicts of both on the images that both have."""
     n = min(len(a), len(b))
-    first, second = getattr(a.first(n), what), getattr(b.first(n), what)
+    return getattr(a.first(n), what), getattr(b.first(n), what)
+
+
+def _lead(a: Field, b: Field, what: str) -> tuple[float, str]:
+    first, second = shared(a, b, what)
     lead, low, high = paired_interval(second, first)
     rates = f"{_rate(first)} against {_rate(second)}, {lead * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]"
-    return lead, f"{rates}, n = {n}"
+    return lead, f"{rates}, n = {len(first)}"
 
 
 def _rate(bits: Any) -> str:

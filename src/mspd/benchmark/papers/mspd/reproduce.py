@@ -42,8 +42,8 @@ def reproduce(
 
     data: as for `benchmark`. What is measured stays in the same folder and serves the other tables too; a call that was
     stopped goes on, and Ctrl-C leaves a page of what there is; so does `first`, which stops each grid after so many
-    pictures, where all would take days. Returns the Markdown file. UsageError for an unknown
-    name or tier, where matplotlib is missing for a plot, and where none of the models is there; else as `benchmark`.
+    pictures, where all would take days. Returns the Markdown file. UsageError for an unknown name or tier, where
+    matplotlib is missing for a plot, and where none of the models is there; else as `benchmark`.
     """
     item = _item(name)
     chosen = get_tier(tier) if isinstance(tier, str) else tier

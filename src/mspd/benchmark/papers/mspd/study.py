@@ -158,7 +158,7 @@ class Study:
         self.found.add(run.labels, own)
         wanted = min(run.n, len(self.data))
         self.found.left_out += [
-            f"{cell.defense}{_then(cell)}, {cell.target}, {cell.attack}: stopped after {count} of {wanted} pictures"
+            f"{cell.defense}{cell.then}, {cell.target}, {cell.attack}: stopped after {count} of {wanted} pictures"
             for cell, count in Counter(map(cell_of, own)).items()
             if count < wanted
         ]
@@ -250,10 +250,6 @@ class Study:
 @cache
 def _protector(preset: Any, device: str) -> Protector:
     return Protector(preset, device=device)
-
-
-def _then(cell: Cell) -> str:
-    return "" if cell.treatment == NONE else f", then {cell.treatment}"
 
 
 def unavailable(model: str) -> str | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mspd.benchmark.papers.mspd.plots import Interval, gains
-from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent
+from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent, shared
 from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found, Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
 from mspd.metrics import paired_interval
@@ -74,10 +74,9 @@ def report(found: Found, tier: Tier) -> Report:
                 orderings.append(above(f"{claim}, clean", clean["Ours"], clean[column], what="clean"))
                 orderings += [above(f"{claim}, {a}", fields[a, "Ours"], fields[a, column]) for a in ATTACKS]
         for (attack, column), values_of in leads.items():
-            mine, other = fields[attack, "Ours"], fields[attack, column]
-            if mine is not None and other is not None:
-                n = min(len(mine), len(other))
-                values_of.append(100 * float((mine.first(n).robust.double() - other.first(n).robust.double()).mean()))
+            lead_here = _gain(fields[attack, column], fields[attack, "Ours"])
+            if lead_here is not None:
+                values_of.append(100 * lead_here[0])
     for (attack, column), values_of in leads.items():
         claim = f"{attack}: mean robust gain over {column}" + (" at least 5 points" if column == "No Pre." else "")
         if values_of:
@@ -117,7 +116,4 @@ def plot(study: Study, out: Path) -> None:
 
 def _gain(before: Field | None, after: Field | None) -> Interval | None:
     """In robust accuracy, on the pictures that both have."""
-    if before is None or after is None:
-        return None
-    n = min(len(before), len(after))
-    return paired_interval(before.first(n).robust, after.first(n).robust)
+    return None if before is None or after is None else paired_interval(*shared(before, after))
