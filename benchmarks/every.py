@@ -52,7 +52,7 @@ def orders(summary: Summary) -> list[tuple[str, list[str]]]:
             if acc[low] < acc[high] - slack - 1e-9
         ]
 
-    one = 100 / summary.settings["n"]
+    one = 100 / summary.scores[0].n
     names = ["none", *DEFENCES]
     others = [name for name in CASES if name != "autoattack"]
     return [

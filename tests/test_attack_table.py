@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks import ATTACKS, apgd, apgd_t, autoattack, bpda_eot, cw, decowa, mcg, rays, square
+from mspd.attacks import ATTACKS, apgd, apgd_t, autoattack, bpda_eot, cw, decowa, fab_t, mcg, rays, square
 from mspd.attacks.apgd import checkpoints
 from mspd.attacks.common import wrong_classes
 from mspd.attacks.decowa import Splines, warp
@@ -417,7 +417,13 @@ def test_broken_images_cost_nothing_more(network: nn.Module, labels: Tensor) -> 
         (lambda m, x, y: square(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
         (lambda m, x, y: rays(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
         (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
+        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), eot=0), "eot must be at least 1"),
         (lambda m, x, y: apgd_t(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
+        (lambda m, x, y: fab_t(m, x, y, eps=0.1, generator=g(), targets=0), "targets must be at least 1"),
+        (lambda m, x, y: cw(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
+        (lambda m, x, y: decowa(m, x, y, eps=0.1, generator=g(), warps=0), "warps must be at least 1"),
+        (lambda m, x, y: bpda_eot(m, x, y, eps=0.1, generator=g(), checks=0), "checks must be at least 1"),
+        (lambda m, x, y: autoattack(m, x, y, eps=0.1, generator=g(), eot=0), "eot must be at least 1"),
     ],
 )
 def test_wrong_options(call: Callable[..., object], line: str, network: nn.Module, labels: Tensor) -> None:
@@ -443,6 +449,9 @@ def test_bad_input(name: str) -> None:
         ({"eps": 8}, UsageError, "did you mean 8/255?"),
         ({"norm": "L1"}, UsageError, "use 'Linf' or 'L2'"),
         ({"x": x * 255}, InputError, "divide by 255"),
+        ({"x": x.double()}, InputError, "x is torch.float64: attacks compute in float32"),
+        ({"x": x.half()}, InputError, "x is torch.float16"),
+        ({"x": x.clone().requires_grad_()}, InputError, "pass x.detach()"),
         ({"y": torch.tensor([7])}, InputError, "outside the model's 5 classes"),
         ({"y": torch.tensor([[1.0, 0, 0, 0, 0]])}, InputError, "pass integer labels"),
     ):

@@ -442,9 +442,11 @@ def test_an_entry_called_none(measure: Callable[..., Summary]) -> None:
 
 def test_gains_over_the_pictures_that_both_have(measure: Callable[..., Summary], tmp_path: Path) -> None:
     measure(n=40, defenses="none", out=tmp_path / "out")
-    part = measure(n=40, first=32, out=tmp_path / "out")
+    part = measure(n=32, out=tmp_path / "out")
     assert [score.n for score in part.scores] == [40, 32]
     assert part.scores[1].robust_gain is not None
+    lines = (part.out / "summary.md").read_text().splitlines()
+    assert [line.split(" | ")[5] for line in lines if line.startswith(("| none", "| mcgs"))] == ["40", "32"]
 
 
 def test_rough_tells_small_leads_in_float32() -> None:
@@ -464,14 +466,34 @@ def test_rough_tells_small_leads_in_float32() -> None:
     assert torch.equal(gradient[:, 0, 0, 0], torch.ones(40))
 
 
-def test_the_first_images_now_the_others_later(measure: Callable[..., Summary], tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [3, 32, 37])
+def test_the_first_images_now_the_others_later(measure: Callable[..., Summary], tmp_path: Path, n: int) -> None:
     whole = measure(n=40, out=tmp_path / "whole")
-    part = measure(n=40, first=3, out=tmp_path / "part")
-    assert [row["id"] for row in rows(part) if row["defense"] == "none"] == list(range(32))
-    measure(n=40, out=tmp_path / "part")
-    same(whole.out, part.out)
-    with pytest.raises(UsageError, match="first is 0"):
-        measure(first=0)
+    part = measure(n=n, out=tmp_path / "grown")
+    assert [row["id"] for row in rows(part) if row["defense"] == "none"] == list(range(n))
+    grown = measure(n=40, out=tmp_path / "grown")
+    assert sorted(map(str, rows(grown))) == sorted(map(str, rows(whole)))
+    for file in ("settings.json", "summary.json", "summary.md"):
+        assert (grown.out / file).read_bytes() == (whole.out / file).read_bytes()
+    before = (grown.out / "rows.jsonl").read_bytes()
+    again = measure(n=n, out=tmp_path / "grown")
+    assert ((grown.out / "rows.jsonl").read_bytes(), again) == (before, grown)
+
+
+def test_other_images_in_the_same_folder(
+    measure: Callable[..., Summary], pictures: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    measure(n=8, out=tmp_path / "out")
+    before = (tmp_path / "out" / "settings.json").read_bytes()
+    x, y = pictures
+    other = x.clone()
+    other[5, 0, 0, 0] = (other[5, 0, 0, 0] * 255 + 1) % 256 / 255
+    refusal = r"belongs to a run with other settings \(images\)"
+    for data, n in (((other, y), 6), ((other, y), 9), ((x, (y + 1) % 4), 8), ((x[1:], y[1:]), 8)):
+        with pytest.raises(UsageError, match=refusal):
+            measure(data=data, n=n, out=tmp_path / "out")
+    assert (tmp_path / "out" / "settings.json").read_bytes() == before
+    measure(data=(other, y), n=5, out=tmp_path / "out")
 
 
 def test_stop_keeps_what_is_done(measure: Callable[..., Summary], tmp_path: Path) -> None:
@@ -496,7 +518,7 @@ def test_other_settings_in_the_same_folder(measure: Callable[..., Summary], tmp_
     measure(out=out)
     before = (out / "rows.jsonl").read_bytes()
     for change, named_so in (
-        ({"seed": 1}, "seed"), ({"n": 9}, "n, images"), ({"eps_adv": 4 / 255}, "eps_adv"), ({"keep": True}, "keep"),
+        ({"seed": 1}, "seed"), ({"eps_adv": 4 / 255}, "eps_adv"), ({"keep": True}, "keep"),
         ({"bfloat16": True}, "bfloat16"),
         ({"attacks": {"pgd": partial(pgd, steps=2)}}, "attacks"), ({"defenses": {"mcgs": mcgs}}, "defenses"),
     ):  # fmt: skip
@@ -866,7 +888,7 @@ def test_identity_changes_with_what_a_function_leads_to(monkeypatch: pytest.Monk
 
 
 def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
-    settings = {"n": 1, **{axis: {} for axis in GROWING}}
+    settings = {"images": [], **{axis: {} for axis in GROWING}}
     busy = "another run is writing here; wait for it or choose another folder"
     with Store(tmp_path / "out", settings), pytest.raises(UsageError, match=busy):
         Store(tmp_path / "out", settings)

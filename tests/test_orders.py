@@ -18,12 +18,12 @@ SPEC.loader.exec_module(every)
 
 class Score:
     def __init__(self, defense: str, attack: str, robust_acc: float) -> None:
-        self.cell, self.robust_acc = Cell(defense, "b", "none", "t", attack), robust_acc
+        self.cell, self.robust_acc, self.n = Cell(defense, "b", "none", "t", attack), robust_acc, 64
 
 
 def orders(acc: dict[tuple[str, str], float]) -> dict[str, list[str]]:
     scores = tuple(Score(*cell, value) for cell, value in acc.items())
-    return dict(every.orders(Summary(Path(), {"n": 64}, scores)))  # type: ignore[arg-type]
+    return dict(every.orders(Summary(Path(), {}, scores)))  # type: ignore[arg-type]
 
 
 def test_a_violated_order_is_named() -> None:

@@ -184,10 +184,10 @@ def test_stopped_call_leaves_a_page_without_extras(
 def test_tables_share_what_is_measured(pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path) -> None:
     """The cells of Fig. 7 are among Table XVI's."""
     reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")
-    rows = (tmp_path / "cells-smoke-8" / "rows.jsonl").read_bytes()
+    rows = (tmp_path / "cells-smoke" / "rows.jsonl").read_bytes()
     assert rows.count(b"\n") == 6 * 8
     reproduce("fig7", pictures, tmp_path, tier="smoke", device="cpu")
-    assert (tmp_path / "cells-smoke-8" / "rows.jsonl").read_bytes() == rows
+    assert (tmp_path / "cells-smoke" / "rows.jsonl").read_bytes() == rows
 
 
 def test_purifier_after_the_attack(

@@ -330,9 +330,7 @@ def reproduce(
     tier: Annotated[str, typer.Option(help="smoke (seconds), embedded (shipped models) or paper.")] = "embedded",
     data: Annotated[Path | None, typer.Option(help="Folder with test pictures, as for 'mspd train'.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for results; shared by all tables.")] = None,
-    first: Annotated[
-        int | None, typer.Option(min=1, help="Only the first pictures of each cell, in steps of 32.")
-    ] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of each cell for now.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a table or figure of the paper, beside the paper's own numbers. Resumes after a kill."""

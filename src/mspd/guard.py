@@ -29,7 +29,7 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise InputError(f"{name} is empty: pass at least one image")
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{name} contains NaN or infinite values")
-    low, high = float(x.min()), float(x.max())
+    low, high = float(x.detach().min()), float(x.detach().max())
     if low < 0 or high > 1:
         hint = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation, mspd's models do their own"
         raise InputError(f"{name} ranges over [{low:.3g}, {high:.3g}], not [0, 1]: {hint}")

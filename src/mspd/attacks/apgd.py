@@ -4,7 +4,7 @@ steps whose size is halved at checkpoints when the loss stops growing."""
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import Loss, check_call, check_steps, loss_gradient, over_targets, predict, wrong
+from mspd.attacks.common import Loss, check_call, loss_gradient, over_targets, predict, wrong
 from mspd.ball import image_generators, project, step
 from mspd.errors import UsageError
 from mspd.guard import eval_mode
@@ -33,8 +33,7 @@ def apgd(
     """
     if loss not in LOSSES:
         raise UsageError(f"unknown loss {loss!r}: use {' or '.join(LOSSES)}")
-    check_call(model, x, y, eps, norm, classes=3 if loss == "dlr" else 2)
-    check_steps(steps)
+    check_call(model, x, y, eps, norm, classes=3 if loss == "dlr" else 2, steps=steps, eot=eot)
     x_adv = x.clone()
     with eval_mode(model):
         live = (~wrong(predict(model, x), y)).nonzero()[:, 0]
@@ -68,8 +67,7 @@ def apgd_t(
 
     At least four classes; with fewer than `targets` wrong classes, all of them. Else as `apgd`.
     """
-    check_call(model, x, y, eps, norm, classes=4)
-    check_steps(steps)
+    check_call(model, x, y, eps, norm, classes=4, steps=steps, targets=targets)
 
     def run(x: Tensor, y: Tensor, aim: Tensor, rank: int) -> Tensor:
         return ascend(model, x, y, eps=eps, norm=norm, generator=generator, steps=steps, aim=aim, salt=rank)

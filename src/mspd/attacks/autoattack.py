@@ -39,7 +39,8 @@ def autoattack(
     """
     if version not in VERSIONS:
         raise UsageError(f"unknown version {version!r}: use {' or '.join(VERSIONS)}")
-    check_call(model, x, y, eps, norm, classes=4 if version == "standard" else 3)
+    least = 4 if version == "standard" else 3
+    check_call(model, x, y, eps, norm, classes=least, steps=steps, n_queries=n_queries, eot=eot)
     attacks: list[Callable[..., Tensor]]
     if version == "standard":
         attacks = [

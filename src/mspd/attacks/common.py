@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.errors import UsageError
+from mspd.errors import InputError, UsageError
 from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
 
 _MULTIPLE = 8
@@ -18,10 +18,19 @@ _MULTIPLE = 8
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def check_call(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *, classes: int = 2) -> None:
+def check_call(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *, classes: int = 2, **counts: int
+) -> None:
     """The contract of every attack: images in [0, 1], hard labels that the model has, a budget, at least `classes`
-    classes. Costs one call of the model with one image."""
+    classes, at least one of each of `counts`. Costs one call of the model with one image."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"{name} must be at least 1")
     check_images(x)
+    if x.dtype != torch.float32:
+        raise InputError(f"x is {x.dtype}: attacks compute in float32, pass x.float()")
+    if x.requires_grad:
+        raise InputError("x requires a gradient, which an attack does not pass on: pass x.detach()")
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
     with eval_mode(model):
@@ -29,12 +38,6 @@ def check_call(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *,
     check_logits(logits.expand(len(y), -1), y)
     if logits.shape[1] < classes:
         raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
-
-
-def check_steps(steps: int) -> None:
-    """UsageError for an attack that would take no step."""
-    if steps < 1:
-        raise UsageError("steps must be at least 1")
 
 
 def _filled(rows: Tensor) -> Tensor:

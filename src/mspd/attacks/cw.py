@@ -30,7 +30,7 @@ def cw(
     reach less than half of the budget. Images that are never misread come back unchanged. Linf only. Draws nothing
     from `generator`. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm)
+    check_call(model, x, y, eps, norm, steps=steps)
     if norm != "Linf":
         raise UsageError("cw keeps to a Linf box: use norm='Linf'")
     low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)

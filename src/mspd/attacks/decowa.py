@@ -37,7 +37,7 @@ def decowa(
     `warps` thin-plate warps, every image with its own, each made less harmful by one step against its own loss. The
     warp of a displacement of zero is the image itself. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm)
+    check_call(model, x, y, eps, norm, steps=steps, warps=warps)
     source = model if surrogate is None else surrogate
     if surrogate is not None:
         check_call(surrogate, x, y, eps, norm)

@@ -8,7 +8,9 @@ from mspd.attacks.common import check_call, loss_gradient, over_targets, predict
 from mspd.guard import eval_mode
 
 LARGEST_PULL, OVERSHOOT, PULL_BACK = 0.1, 1.05, 0.9
-BISECTIONS = 40
+#: the search for a plane's nearest point: steps at most (a handful is enough), the share of the way that may be left,
+#: and the farthest that pixels of no weight are sent
+NEWTON_STEPS, TOLERANCE, LARGEST_LENGTH = 50, 1e-5, 1e12
 
 
 def fab_t(
@@ -27,7 +29,7 @@ def fab_t(
     x (B, C, H, W) in [0, 1]; y (B,) true labels. An image whose misread point is within eps of x gets it and leaves;
     all others come back unchanged. Starts at x itself: nothing is drawn from `generator`. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm)
+    check_call(model, x, y, eps, norm, steps=steps, targets=targets)
 
     def run(x: Tensor, y: Tensor, aim: Tensor, _: int) -> Tensor:
         return _walk(model, x, y, aim, eps=eps, norm=norm, steps=steps)
@@ -65,32 +67,25 @@ def _walk(model: nn.Module, x: Tensor, y: Tensor, aim: Tensor, *, eps: float, no
 
 
 def to_plane(z: Tensor, w: Tensor, b: Tensor, norm: str) -> Tensor:
-    """The shortest d (B, C, H, W) with w . (z + d) = b and z + d in [0, 1], in Linf or L2; the corner of [0, 1] that
-    comes nearest to the plane where none reaches it. Found by bisection of the one number that it hangs on."""
+    """The shortest d (B, C, H, W) with w . (z + d) = b and z + d in [0, 1], in Linf or L2, to within TOLERANCE of the
+    way; the corner of [0, 1] that comes nearest to the plane where none reaches it.
+
+    It hangs on one number, how long z goes along the sign of w (Linf) or along w (L2), cut to [0, 1]. What w . z gains
+    by that is concave and made of straight pieces, so that Newton's steps from 0 end at the length itself."""
     gap = b - (w * z).flatten(1).sum(1)
     direction = torch.where((gap >= 0)[:, None, None, None], 1.0, -1.0) * (w.sign() if norm == "Linf" else w)
-    steepest = w.flatten(1).abs().amax(1).clamp_min(1e-12)
-    smallest = torch.where(w == 0, torch.inf, w.abs()).flatten(1).amin(1).clamp(1e-12, 1e12)
-    high = torch.ones_like(gap) if norm == "Linf" else 1 / smallest
-    low = torch.zeros_like(gap)
-    if norm == "L2":  # a tighter start: no less than the plain projection needs, doubled until it is enough
-        high = torch.minimum(high, 1 / steepest)
-        for _ in range(60):
-            short = _moved(z, direction, high, w) < gap.abs()
-            if not bool(short.any()) or bool((high[short] >= 1 / smallest[short]).all()):
-                break
-            low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        short = _moved(z, direction, middle, w) < gap.abs()
-        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    return (z + high[:, None, None, None] * direction).clamp(0, 1) - z
-
-
-def _moved(z: Tensor, direction: Tensor, length: Tensor, w: Tensor) -> Tensor:
-    """How far w . z moves (absolute, (B,)) when z goes `length` along `direction`, cut to [0, 1]."""
-    d = (z + length[:, None, None, None] * direction).clamp(0, 1) - z
-    return (w * d).flatten(1).sum(1).abs()
+    room = torch.where(direction > 0, 1 - z, z).flatten(1)
+    pace, weight = direction.abs().flatten(1), w.abs().flatten(1)
+    length = torch.zeros_like(gap)
+    for _ in range(NEWTON_STEPS):
+        gone = length[:, None] * pace
+        left = gap.abs() - (weight * torch.minimum(gone, room)).sum(1)
+        slope = (weight * pace * (gone < room)).sum(1)
+        further = (left > TOLERANCE * gap.abs()) & (slope > 0)
+        if not bool(further.any()):
+            break
+        length = torch.where(further, length + left / slope, length).clamp_max(LARGEST_LENGTH)
+    return (z + length[:, None, None, None] * direction).clamp(0, 1) - z
 
 
 def _size(d: Tensor, norm: str) -> Tensor:

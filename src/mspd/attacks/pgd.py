@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import Loss, check_call, check_steps, loss_gradient, wrong
+from mspd.attacks.common import Loss, check_call, loss_gradient, wrong
 from mspd.ball import image_generators, project, random_offsets, step
 from mspd.guard import eval_mode
 from mspd.objectives import cross_entropy
@@ -29,8 +29,7 @@ def pgd(
     misread and costs nothing from there on; without, every image takes all steps. Raises UsageError and InputError as
     `mcgs` does.
     """
-    check_call(model, x, y, eps, norm)
-    check_steps(steps)
+    check_call(model, x, y, eps, norm, steps=steps)
     step_size = step_size or eps / 4
     start = random_offsets(x.shape[1:], eps, norm, image_generators(x, generator))
     x_adv = project(x + start.to(x), x, eps, norm)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from mspd.attacks.common import check_call, predict, wrong
 from mspd.ball import project
-from mspd.errors import UsageError
 from mspd.guard import eval_mode
 
 #: width of the interval at which a search of the boundary stops, in L2 units
@@ -36,9 +35,7 @@ def rays(
     move found, in `norm`, infinite where there is none. Deterministic: nothing is drawn from `generator`.
     Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm)
-    if n_queries < 1:
-        raise UsageError("n_queries must be at least 1")
+    check_call(model, x, y, eps, norm, n_queries=n_queries)
     size = x[0].numel()
     flat, device = x.flatten(1), x.device
     signs = torch.ones_like(flat)

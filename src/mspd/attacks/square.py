@@ -39,9 +39,7 @@ def square(
     its own squares, from its own generator. `queries` (B,) int64 is filled with the number of calls of the model that
     each image took, the look at x itself included. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm)
-    if n_queries < 1:
-        raise UsageError("n_queries must be at least 1")
+    check_call(model, x, y, eps, norm, n_queries=n_queries)
     if norm == "L2" and min(x.shape[2:]) < 5:
         raise UsageError("square in L2 needs pictures of at least 5 x 5 pixels: use norm='Linf'")
     counted = torch.ones(len(x), dtype=torch.int64)

@@ -152,8 +152,8 @@ def make_grid(
     settings = {
         "preset": {**asdict(chosen), "targets": list(chosen.targets)},
         "classifier": model_identity(chosen.classifier),
-        "n": len(y),
-        "images": hashlib.sha256(pictures.numpy().tobytes() + y.numpy().tobytes()).hexdigest(),
+        "images": [hashlib.sha256(picture.numpy().tobytes() + str(int(label)).encode()).hexdigest()[:12]
+                   for picture, label in zip(pictures, y, strict=True)],
         "labels": labels,
         "defenses": {name: function_identity(f) for name, f in defense_functions.items()},
         "backbones": {name: model_identity(item) for name, item in backbone_items.items()},

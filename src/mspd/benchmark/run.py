@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.rough import Rough
-from mspd.benchmark.store import Row, Store, read_png, save_png, write
+from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
-from mspd.errors import InputError, UsageError
+from mspd.errors import InputError
 from mspd.guard import check_accuracy, check_logits, check_model, check_result, eval_mode, seeded
 from mspd.images import quantise
 from mspd.metrics import l2, linf, lpips, ssim, wilson
@@ -43,7 +43,6 @@ def benchmark(
     attacks: Axis = "pgd",
     treatments: Axis = NONE,
     n: int | None = None,
-    first: int | None = None,
     eps_def: float | None = None,
     eps_adv: float | None = None,
     norm: str = "Linf",
@@ -72,15 +71,13 @@ def benchmark(
     second number, rounded to 8 bits. Attacks call `smoothing.prepare(target)`, with `bfloat16` the target in bfloat16
     (`mspd.benchmark.rough`); verdicts are the target's own in float32. The folder's files are listed in
     `mspd.benchmark.store`; `keep` adds the attacked pictures. A run that was stopped goes on with the same call and
-    gives the same bytes; with `first` it stops after so many of the images, rounded up to whole pieces. A later call
-    with the same `out` may name more on each axis: what is measured already is not measured again. A `Purified` target
-    is attacked without its purifier and read with it.
+    gives the same bytes. A later call with the same `out` may name more on each axis, and count more images (or fewer):
+    what is measured already is not measured again. A `Purified` target is attacked without its purifier and read with
+    it.
 
     UsageError for wrong names and settings, InputError for images, models, attacks or defences outside the contract; a
     warning (UserWarning) for what makes numbers doubtful.
     """
-    if first is not None and first < 1:
-        raise UsageError(f"first is {first}: measure at least one image")
     with seeded(0):  # a new network draws its weights before it loads them
         grid = make_grid(
             data, preset=preset, defenses=defenses, backbones=backbones, targets=targets, attacks=attacks,
@@ -91,7 +88,7 @@ def benchmark(
     sources = _guard(grid, bfloat16)
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     cells = grid.cells()
-    starts = range(0, len(grid) if first is None else min(first, len(grid)), PIECE)
+    starts = range(0, len(grid), PIECE)
     with Store(Path(out), settings) as store, _bar(console) as progress:
         ids = {start: range(start, min(start + PIECE, len(grid))) for start in starts}
         todo = {start: [cell for cell in cells if store.missing(cell, ids[start])] for start in starts}
@@ -113,7 +110,7 @@ def benchmark(
             if position == 0 and done < total:
                 left = (time.perf_counter() - started) / done * (total - done)
                 console.print(f"about {_duration(left)} left")
-    summary = Summary(Path(out), store.settings, summarise(store.rows))
+    summary = Summary(Path(out), in_short(store.settings), summarise(store.rows))
     write(Path(out) / "summary.json", summary.json())
     write(Path(out) / "summary.md", markdown(summary))
     return summary

@@ -1,7 +1,7 @@
 """The folder of a benchmark: settings, rows, times and pictures, whole after any kill.
 
 settings.json    what the rows belong to; a run with other settings in the same folder is refused, but the axes may
-                 grow: names that are new
+                 grow by names that are new, and the images by more of them behind
 rows.jsonl       one row an image and cell, in a fixed order: the same bytes whether or not the run was broken
 times.jsonl      seconds of each piece of images: all that differs from run to run
 defended/        the defended pictures as PNG files; what is scored is read back from here
@@ -10,6 +10,7 @@ adversarial/     the attacked pictures, on request
 summary.json     written at the end, summary.md too
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -61,6 +62,7 @@ class Store:
                     self.settings = {
                         key: {**earlier[key], **value} if key in GROWING else value for key, value in settings.items()
                     }
+                    self.settings["images"] = max(earlier["images"], settings["images"], key=len)
                 read_lines(out / "times.jsonl")
             elif out.exists() and any(p.name != "settings.json.tmp" for p in out.iterdir()):
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
@@ -172,13 +174,25 @@ def _compared(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], lis
         old = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         old = None
-    if not isinstance(old, dict) or old.keys() != new.keys() or not all(isinstance(old[k], dict) for k in GROWING):
+    kinds = {**dict.fromkeys(GROWING, dict), "images": list}
+    if not isinstance(old, dict) or old.keys() != new.keys() or any(type(old[k]) is not t for k, t in kinds.items()):
         raise UsageError(f"{path}: not the settings of such a benchmark; choose another folder")
-    return old, [key for key in new if _differ(old[key], new[key], key in GROWING)]
+    return old, [key for key in new if _differ(key, old[key], new[key])]
 
 
-def _differ(old: Any, new: Any, growing: bool) -> bool:
-    return any(old.get(name, new[name]) != new[name] for name in new) if growing else bool(old != new)
+def _differ(key: str, old: Any, new: Any) -> bool:
+    if key in GROWING:
+        return any(old.get(name, new[name]) != new[name] for name in new)
+    if key == "images":
+        return any(a != b for a, b in zip(old, new, strict=False))
+    return bool(old != new)
+
+
+def in_short(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with one checksum for all images."""
+    images = settings["images"]
+    checksum = hashlib.sha256("".join(images).encode()).hexdigest()
+    return {**settings, "images": {"n": len(images), "sha256": checksum}}
 
 
 def read_lines(path: Path) -> list[Row]:

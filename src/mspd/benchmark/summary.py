@@ -116,13 +116,13 @@ def markdown(summary: Summary) -> str:
     s = summary.settings
     adv = f"{s['eps_adv'] * 255:g}/255" if s["norm"] == "Linf" else f"{s['eps_adv']:g}"
     lines = [
-        f"{s['n']} images, preset {s['preset']['name']}, eps_def {s['eps_def'] * 255:g}/255, eps_adv {adv} "
+        f"Preset {s['preset']['name']}, eps_def {s['eps_def'] * 255:g}/255, eps_adv {adv} "
         f"({s['norm']}, around the picture as it is attacked), seed {s['seed']}, {s['versions']}, on {s['device']}. "
         "Scored are 8-bit pictures decoded from files. In square brackets the 95 % interval, in round ones the gain "
         "over no defence on the same images, in points, with its interval.",
         "",
-        "| defence | backbone | treatment | target | attack | clean | robust | SSIM | queries |",
-        "|---|---|---|---|---|---:|---:|---:|---:|",
+        "| defence | backbone | treatment | target | attack | n | clean | robust | SSIM | queries |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for score in summary.scores:
         c = score.cell
@@ -131,5 +131,5 @@ def markdown(summary: Summary) -> str:
         queries = "" if score.queries is None else f"{score.queries:.0f}"
         axes = (c.defense, c.backbone, c.treatment, c.target, c.attack)
         names = " | ".join(name.replace("|", "\\|") for name in axes)
-        lines.append(f"| {names} | {clean} | {robust} | {score.ssim:.4f} | {queries} |")
+        lines.append(f"| {names} | {score.n} | {clean} | {robust} | {score.ssim:.4f} | {queries} |")
     return "\n".join(lines) + "\n"

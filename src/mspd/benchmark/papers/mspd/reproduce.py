@@ -120,7 +120,7 @@ def _command(name: str, study: Study) -> str:
 
 def _date(study: Study) -> str:
     """The day of the newest measurement."""
-    files = [*study.out.glob(f"cells-{study.tier.name}-*/rows.jsonl"), *study.out.glob("extras.json")]
+    files = [*study.out.glob(f"cells-{study.tier.name}*/rows.jsonl"), *study.out.glob("extras.json")]
     newest = max((path.stat().st_mtime for path in files), default=0.0)
     return datetime.fromtimestamp(newest, UTC).date().isoformat()
 

@@ -17,7 +17,7 @@ from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell, function_identity, mo
 from mspd.benchmark.papers.mspd.tier import Function, Tier, purifier
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.run import benchmark
-from mspd.benchmark.store import Row, cell_of, defended_place, read_lines, read_png, treated_place, write
+from mspd.benchmark.store import Row, cell_of, defended_place, in_short, read_lines, read_png, treated_place, write
 from mspd.data import ImageSet
 from mspd.errors import MspdError
 from mspd.guard import seeded
@@ -133,9 +133,10 @@ class Study:
         kept = self._kept(run)
         if not kept.targets or not kept.attacks:
             return
+        n = run.n if self.first is None else min(run.n, self.first)
         benchmark(
-            self.data, self.folder(run), preset=self.tier.preset, n=run.n, first=self.first, labels=run.labels,
-            device=self.device, defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
+            self.data, self.folder(run), preset=self.tier.preset, n=n, labels=run.labels, device=self.device,
+            defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
             targets={name: self._target(name) for name in kept.targets}, attacks=kept.attacks,
             treatments={NONE: NONE, **kept.treatments},
         )  # fmt: skip
@@ -152,7 +153,7 @@ class Study:
         rows = read_lines(folder / "rows.jsonl")
         own = [
             row for row in rows
-            if (row["defense"], row["treatment"]) in asked and row["backbone"] in through
+            if row["id"] < run.n and (row["defense"], row["treatment"]) in asked and row["backbone"] in through
             and row["target"] in kept.targets and row["attack"] in kept.attacks
         ]  # fmt: skip
         self.found.add(run.labels, own)
@@ -164,9 +165,9 @@ class Study:
         ]
 
     def folder(self, run: Run) -> Path:
-        """Where the cells of all runs with as many pictures and the same labels are."""
+        """Where the cells of all runs with the same labels are."""
         labels = "" if run.labels == "classifier" else f"-{run.labels}"
-        return self.out / f"cells-{self.tier.name}-{run.n}{labels}"
+        return self.out / f"cells-{self.tier.name}{labels}"
 
     def _kept(self, run: Run) -> Run:
         def can(kind: str, name: str, model: str) -> bool:
@@ -243,8 +244,11 @@ class Study:
 
     def settings(self) -> dict[str, Any]:
         """The tier, and the benchmark's settings of each folder that was measured into."""
-        folders = {path.name: json.loads((path / "settings.json").read_text(encoding="utf-8")) for path in self.folders}
-        return {"tier": asdict(self.tier), "benchmark": folders}
+        texts = {path.name: (path / "settings.json").read_text(encoding="utf-8") for path in self.folders}
+        return {
+            "tier": asdict(self.tier),
+            "benchmark": {name: in_short(json.loads(text)) for name, text in texts.items()},
+        }
 
 
 @cache
