@@ -194,6 +194,15 @@ def test_names_that_the_terminal_cannot_show(call: Call, tmp_path: Path, monkeyp
     assert call("protect", os.fsdecode(b"\xff.png"), *QUICK)[0] == 0
 
 
+def test_names_with_commands_for_the_terminal(call: Call, tmp_path: Path) -> None:
+    name = "a\x1b[31mb\x07.png"
+    Image.new("RGB", (20, 16), "red").save(tmp_path / name)
+    code, out, err = call("protect", name, *QUICK)
+    assert (code, err) == (0, "")
+    assert "a\\x1b[31mb\\x07.png" in out
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out) is None
+
+
 def test_unchanged_picture_has_no_psnr(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Protector, "defend", lambda self, x, y, seed: x)
     code, out, _ = call("protect", picture(tmp_path / "a.png"), *QUICK, "--report", "r.jsonl")

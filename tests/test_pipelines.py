@@ -323,6 +323,12 @@ def test_frames_on_the_command_line() -> None:
     assert done.stderr.decode().startswith("mspd: the stream ends inside frame 2, after 4 of its 2304 bytes")
 
 
+def test_frames_without_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # where the shell closed it
+    with pytest.raises(UsageError, match="frames come from a pipe and go into one"):
+        cli.frames("32x24")
+
+
 @pytest.mark.parametrize("size", ["32", "0x4", "axb", "4x4x4", "-3x4"])
 def test_wrong_sizes(size: str) -> None:
     with pytest.raises(UsageError, match=r"--size is .*: write width and height in pixels, for example 1280x720"):

@@ -63,6 +63,10 @@ def test_page_is_complete_and_blinded(study: tuple[Path, str]) -> None:
     assert "| MCGS | SSIM |" in proxy
     with pytest.raises(UsageError, match="holds a study already"):
         userstudy.make(folder.parent / "data", folder)
+    (folder.parent / "half").mkdir()
+    (folder.parent / "half" / "study.html").write_text("handed out")
+    with pytest.raises(UsageError, match="holds a study already"):
+        userstudy.make(folder.parent / "data", folder.parent / "half")
     with pytest.raises(UsageError, match="the pictures do not fit: 10 classes, classifier effnet-lite0-photo has 100"):
         userstudy.make(folder.parent / "data", folder.parent / "other", preset="photo")
 

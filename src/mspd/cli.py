@@ -32,10 +32,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+class _Screen(Console):
+    """Shows what is in a file's name and no terminal should obey as its code: a name cannot move the cursor."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        kept = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+        return super().render_str("".join(kept), **options)
+
+
 userstudy = typer.Typer(help="The paper's user study: make the questionnaire, score the answers.")
 app.add_typer(userstudy, name="userstudy")
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = _Screen(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 PresetOption = Annotated[str, typer.Option(help="photo, or cifar10 for 32-pixel images.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes. Keep it private.")]
@@ -308,7 +318,7 @@ def frames(
     match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
     if match is None:
         raise UsageError(f"--size is {size!r}: write width and height in pixels, for example 1280x720")
-    if sys.stdin.isatty() or sys.stdout.isatty():
+    if any(stream is None or stream.isatty() for stream in (sys.stdin, sys.stdout)):
         raise UsageError("frames come from a pipe and go into one: ffmpeg ... | mspd frames ... | ffmpeg ...")
     protector = Protector(preset, eps=None if eps is None else number(eps), backbone=backbone, device=device)
     with (
@@ -610,5 +620,4 @@ def _command(error: Exception) -> str:
 
 def _complain(error: object) -> None:
     """One line on stderr, whatever the names in it contain."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
-    errors.print(f"mspd: {line}")
+    errors.print("mspd: " + str(error).replace("\n", "\\n"))

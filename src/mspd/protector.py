@@ -18,6 +18,7 @@ from mspd.defenses import mcgs
 from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, check_labels, eval_mode
 from mspd.models import card_of, load_model
+from mspd.models.files import checksum
 from mspd.models.registry import HELPERS
 from mspd.models.view import add, down, native_size, view
 from mspd.presets import Preset, get_preset
@@ -103,6 +104,7 @@ class Protector:
         chosen = self.settings.backbone if backbone is None else backbone
         if isinstance(chosen, nn.Module):
             network = chosen
+            self.checksums.append(checksum(chosen, repr(chosen)))
         else:
             self._check_classes(chosen)
             network = load_model(chosen, self.device)

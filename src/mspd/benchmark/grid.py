@@ -25,6 +25,7 @@ from mspd.errors import MspdError, UsageError
 from mspd.guard import check_eps, check_images, check_labels, check_placement
 from mspd.metrics import lpips
 from mspd.models import card_of, list_models, load_model
+from mspd.models.files import checksum
 from mspd.presets import Preset, get_preset
 from mspd.protector import Protector, pick_device
 from mspd.purifiers import PURIFIERS
@@ -274,10 +275,7 @@ def model_identity(item: str | Path | nn.Module) -> str:
         for key, value in sorted(_settings(vars(module)).items())
         if key != "training"
     }
-    digest = hashlib.sha256(f"{type(item).__name__} {item!r} {settings}".encode())
-    for key, value in sorted([*item.named_parameters(), *item.named_buffers()]):
-        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return checksum(item, f"{type(item).__name__} {item!r} {settings}")
 
 
 def function_identity(function: Any) -> str:

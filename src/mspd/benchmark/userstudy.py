@@ -56,7 +56,7 @@ def make(data: Path, out: Path, *, preset: str = "cifar10", seed: int = 0, devic
     """Write study.html for the participants and key.json for whoever scores, from the first 100 test pictures; return
     the proxy as Markdown. Both methods get the same pictures in the same condition. UsageError when there are fewer,
     or when `out` holds a study already."""
-    if (out / "key.json").exists():
+    if any((out / name).exists() for name in ("study.html", "key.json")):
         raise UsageError(f"{out}: holds a study already; choose another folder")
     protector = Protector(preset, n_samples=20, device=device)
     settings = protector.settings

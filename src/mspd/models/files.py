@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -62,6 +63,14 @@ def save_folder(model: nn.Module, folder: str | Path, card: dict[str, Any]) -> N
     write_atomically(folder / WEIGHT_FILE, data)
     write_atomically(folder / CONFIG, _json(card))
     write_atomically(folder / "README.md", _readme(card).encode())
+
+
+def checksum(model: nn.Module, start: str) -> str:
+    """sha256 of `start` and of all parameters and buffers with their names."""
+    digest = hashlib.sha256(start.encode())
+    for key, value in sorted([*model.named_parameters(), *model.named_buffers()]):
+        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _packed(model: nn.Module, card: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
