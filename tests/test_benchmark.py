@@ -31,7 +31,8 @@ from mspd.adapters import find, from_art, from_foolbox, from_torchattacks
 from mspd.attacks import pgd
 from mspd.ball import project
 from mspd.benchmark import Cell, Purified, Summary, markdown
-from mspd.benchmark.grid import function_identity, model_identity, named
+from mspd.benchmark.grid import named
+from mspd.benchmark.identity import function_identity, model_identity
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.run import _rounded
 from mspd.benchmark.store import GROWING, Store

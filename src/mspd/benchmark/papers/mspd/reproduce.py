@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mspd.benchmark.grid import versions
+from mspd.benchmark.identity import versions
 from mspd.benchmark.papers.mspd.report import Report, markdown
 from mspd.benchmark.papers.mspd.study import Found, Study
 from mspd.benchmark.papers.mspd.tier import Tier, get_tier

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell, function_identity, model_identity, versions
+from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell
+from mspd.benchmark.identity import function_identity, model_identity, versions
 from mspd.benchmark.papers.mspd.tier import Function, Tier, purifier
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.run import benchmark
