@@ -432,6 +432,16 @@ def test_wrong_options(call: Callable[..., object], line: str, network: nn.Modul
     assert line in str(caught.value)
 
 
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"square", "rays", "mcg"}))
+def test_a_gradient_that_is_not_finite(name: str) -> None:
+    class Rooted(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + (x - x).square().flatten(1).sum(1).sqrt()[:, None]
+
+    with pytest.raises(InputError, match="the model's gradient is NaN or infinite"):
+        ATTACKS[name](Rooted(lead=50), torch.full((2, 3, 8, 8), 0.5), torch.tensor([0, 0]), eps=0.01, generator=g())
+
+
 @pytest.mark.parametrize("name", ["apgd_t", "autoattack"])
 def test_too_few_classes(name: str) -> None:
     class Three(nn.Module):

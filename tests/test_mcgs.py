@@ -22,6 +22,13 @@ class Linear(nn.Module):
         return torch.stack([total, -total], 1)
 
 
+class Rooted(nn.Module):
+    """Finite logits, whose gradient is NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Linear()(x) + (x - x).square().flatten(1).sum(1).sqrt()[:, None]
+
+
 class Constant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros(len(x), 3) + 0 * x.sum()
@@ -231,6 +238,7 @@ def test_rows_are_bounded_whatever_n_samples() -> None:
         ({"y": torch.ones(1, 3) / 3}, InputError, "has 2 classes, but the soft labels have 3"),
         ({"model": nn.Sequential(Linear(), nn.Softmax(1))}, InputError, "without its softmax"),
         ({"model": nn.Identity()}, InputError, "must return logits"),
+        ({"model": Rooted()}, InputError, "gradient is NaN or infinite"),
     ],
 )
 def test_bad_calls_say_what_is_wrong(change: dict[str, object], error: type[Exception], line: str) -> None:

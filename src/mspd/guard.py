@@ -85,6 +85,12 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         )
 
 
+def check_gradient(gradient: Tensor) -> None:
+    """A gradient must be finite: the sign of NaN is 0, and a step along it would do nothing without a word."""
+    if not bool(torch.isfinite(gradient).all()):
+        raise InputError("the model's gradient is NaN or infinite: look for square roots or divisions that reach 0")
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every module's own mode as it was afterwards."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
+from mspd.guard import check_eps, check_gradient, check_images, check_labels, check_logits, eval_mode
 
 _MULTIPLE = 8
 
@@ -66,6 +66,7 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
         logits = model(_filled(_rgb(z)))[: len(x)].float()
         losses = loss(logits, y)
         (gradient,) = torch.autograd.grad(losses.sum(), z)
+        check_gradient(gradient)
     return gradient, losses.detach(), logits.detach()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mspd.attacks.common import check_call, loss_gradient
 from mspd.ball import image_generators, project, step
-from mspd.guard import eval_mode
+from mspd.guard import check_gradient, eval_mode
 from mspd.objectives import cross_entropy
 
 #: control points a side; the inner ones move
@@ -123,4 +123,5 @@ def _shift_gradient(model: nn.Module, x: Tensor, y: Tensor, shift: Tensor, splin
         z = warp(x, splines.places(moved))[index]
         logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)[: len(x)]
         (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), moved)
+    check_gradient(gradient)  # grid_sample ends the process where it is sent to NaN
     return gradient
