@@ -611,7 +611,7 @@ def test_folder_without_results_is_free(measure: Callable[..., Summary], tmp_pat
 def test_time_left_is_said(measure: Callable[..., Summary], capsys: pytest.CaptureFixture[str]) -> None:
     measure(n=40)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "2 cells x 40 images, 2 pieces of 32, 4 of 4 to measure; timing the first piece"
+    assert lines[0] == "2 cells x 40 images, in pieces of 32: 4 of 4 to measure; timing the first"
     assert lines[1].startswith("about ")
     assert [running._duration(s) for s in (8.2, 300, 7200)] == ["8 s", "5 min", "2.0 h"]
 

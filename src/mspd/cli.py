@@ -286,7 +286,7 @@ def benchmark(
             eps_def=None if eps_def is None else number(eps_def), eps_adv=None if eps_adv is None else number(eps_adv),
             norm=norm, seed=seed, keep=keep, bfloat16=bfloat16, device=device,
         )  # fmt: skip
-    table = _table("picture", "target", "attack", "clean", "robust")
+    table = _table("picture", "target", "attack", "n", "clean", "robust")
     for score in summary.scores:
         cell = score.cell
         through = f" on {cell.backbone}" if len(backbone or []) > 1 and cell.backbone != "none" else ""
@@ -294,7 +294,7 @@ def benchmark(
             f"{acc:.1%}" if gain is None else f"{acc:.1%} ({', '.join(f'{100 * g:+.1f}' for g in gain)})"
             for acc, gain in ((score.clean_acc, score.clean_gain), (score.robust_acc, score.robust_gain))
         )
-        table.add_row(cell.defense + through + cell.then, cell.target, cell.attack, clean, robust)
+        table.add_row(cell.defense + through + cell.then, cell.target, cell.attack, str(score.n), clean, robust)
     _print(table)
     console.print("in brackets: points over no defence on the same pictures, and their 95 % interval")
     console.print(f"written: {summary.out / 'summary.md'}")

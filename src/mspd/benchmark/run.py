@@ -96,8 +96,8 @@ def benchmark(
         total = sum(map(len, todo.values()))
         if total:
             console.print(
-                f"{len(cells)} cells x {len(grid)} images, {len(starts)} pieces of {PIECE}, {total} of "
-                f"{len(cells) * len(starts)} to measure; timing the first piece"
+                f"{len(cells)} cells x {len(grid)} images, in pieces of {PIECE}: {total} of "
+                f"{len(cells) * len(starts)} to measure; timing the first"
             )
         task = progress.add_task("measuring", total=total)
         started, done = time.perf_counter(), 0
