@@ -442,6 +442,11 @@ def test_a_gradient_that_is_not_finite(name: str) -> None:
         ATTACKS[name](Rooted(lead=50), torch.full((2, 3, 8, 8), 0.5), torch.tensor([0, 0]), eps=0.01, generator=g())
 
 
+def test_inference_mode() -> None:
+    with torch.inference_mode(), pytest.raises(UsageError, match="call the attack outside of it"):
+        ATTACKS["pgd"](Linear(), torch.full((1, 3, 8, 8), 0.5), torch.tensor([0]), eps=0.01, generator=g())
+
+
 @pytest.mark.parametrize("name", ["apgd_t", "autoattack"])
 def test_too_few_classes(name: str) -> None:
     class Three(nn.Module):

@@ -26,6 +26,8 @@ def check_call(
     for name, count in counts.items():
         if count < 1:
             raise UsageError(f"{name} must be at least 1")
+    if torch.is_inference_mode_enabled():
+        raise UsageError("inside torch.inference_mode() there are no gradients: call the attack outside of it")
     check_images(x)
     if x.dtype != torch.float32:
         raise InputError(f"x is {x.dtype}: attacks compute in float32, pass x.float()")
