@@ -173,7 +173,7 @@ TIERS = {
                      "ConvNeXt (not the paper's)": "convnext-cifar10"},
             backbones={"WideResNet-28-10": "rn18-cifar10", "PreActResNet-18": "prn18-cifar10"},
             nonrobust={"WideResNet-28-10 (nonrobust)": "wrn16-2-standard-cifar10",
-                       "ResNet-56 (nonrobust)": "rn20-cifar10"},
+                       "ResNet-56 (nonrobust)": "rn56-cifar10"},
             gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=500, n_wide=1000,
             n_strong=128,
             queries=2000, strides=10,
