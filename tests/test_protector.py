@@ -157,6 +157,7 @@ def test_settings(tiny: str) -> None:
     assert len(protector.identity()["weights"]) == 2
     own = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
     protector = Protector(tiny, backbone=own)
+    assert len(protector.identity()["weights"]) == 2
     other = Protector(tiny, backbone=nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)))
     assert protector.identity() == Protector(tiny, backbone=own).identity() != other.identity()
     assert not torch.equal(protector(images(2, 16)), images(2, 16))

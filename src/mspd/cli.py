@@ -32,6 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+userstudy = typer.Typer(help="The paper's user study: make the questionnaire, score the answers.")
+app.add_typer(userstudy, name="userstudy")
 
 
 class _Screen(Console):
@@ -42,8 +44,6 @@ class _Screen(Console):
         return super().render_str("".join(kept), **options)
 
 
-userstudy = typer.Typer(help="The paper's user study: make the questionnaire, score the answers.")
-app.add_typer(userstudy, name="userstudy")
 console = _Screen(highlight=False, soft_wrap=True, markup=False, emoji=False)
 errors = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 

@@ -104,12 +104,13 @@ class Protector:
         chosen = self.settings.backbone if backbone is None else backbone
         if isinstance(chosen, nn.Module):
             network = chosen
-            self.checksums.append(checksum(chosen, repr(chosen)))
         else:
             self._check_classes(chosen)
             network = load_model(chosen, self.device)
             self.checksums.append(card_of(chosen)["sha256"])
         self.backbone = prepare(network.to(self.device))
+        #: what a module looks like that is the backbone; its weights have no card that knows their checksum
+        self.module = repr(chosen) if isinstance(chosen, nn.Module) else None
 
     def _check_classes(self, backbone: str | Path) -> None:
         card = card_of(backbone)
@@ -130,7 +131,8 @@ class Protector:
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result of a picture, with the checksums of the weights."""
-        return {**asdict(self.settings), "weights": self.checksums}
+        own = [] if self.module is None else [checksum(self.backbone, self.module)]
+        return {**asdict(self.settings), "weights": [*self.checksums, *own]}
 
     def probabilities(self, x: Tensor) -> Tensor:
         """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], at the classifier's size."""

@@ -59,10 +59,7 @@ class Store:
                     names = ", ".join(changed)
                     raise UsageError(f"{out}: belongs to a run with other settings ({names}); choose another folder")
                 if not changed:
-                    self.settings = {
-                        key: {**earlier[key], **value} if key in GROWING else value for key, value in settings.items()
-                    }
-                    self.settings["images"] = max(earlier["images"], settings["images"], key=len)
+                    self.settings = {key: _grown(earlier[key], value) for key, value in settings.items()}
                 read_lines(out / "times.jsonl")
             elif out.exists() and any(p.name != "settings.json.tmp" for p in out.iterdir()):
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
@@ -174,8 +171,8 @@ def _compared(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], lis
         old = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         old = None
-    kinds = {**dict.fromkeys(GROWING, dict), "images": list}
-    if not isinstance(old, dict) or old.keys() != new.keys() or any(type(old[k]) is not t for k, t in kinds.items()):
+    kinds = (*GROWING, "images")
+    if not isinstance(old, dict) or old.keys() != new.keys() or any(type(old[k]) is not type(new[k]) for k in kinds):
         raise UsageError(f"{path}: not the settings of such a benchmark; choose another folder")
     return old, [key for key in new if _differ(key, old[key], new[key])]
 
@@ -186,6 +183,13 @@ def _differ(key: str, old: Any, new: Any) -> bool:
     if key == "images":
         return any(a != b for a, b in zip(old, new, strict=False))
     return bool(old != new)
+
+
+def _grown(old: Any, new: Any) -> Any:
+    """A setting of both runs, where it does not differ: the names of both, or the longer list."""
+    if isinstance(new, dict):
+        return {**old, **new}
+    return max(old, new, key=len) if isinstance(new, list) else new
 
 
 def in_short(settings: dict[str, Any]) -> dict[str, Any]:
