@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from torch import Tensor
 
 import mspd.batch.local as local
 import mspd.batch.places as places
+import mspd.batch.runner as runner
 from mspd import Protector, images
-from mspd.batch import Plan, plan, run
+from mspd.batch import Job, Plan, plan, run
 from mspd.batch.report import Report
 from mspd.errors import ImageError, UsageError
 from mspd.protector import Perturbation
@@ -175,6 +177,26 @@ def test_two_runs_on_one_report(protector: Protector, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert len(list(first)) == 2
     assert set(statuses(run(protector, jobs, report=report, seed=0)).values()) == {"skipped"}
+
+
+def test_parquet_report_is_in_the_order_of_the_pictures(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the first two pictures are slow to be read, and are noted in the journal after the others."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    look = runner._look
+
+    def slow(job: Job, log: Report) -> Any:
+        time.sleep(0.3 * (job.id < "02") + 0.3 * (job.id < "01"))
+        return look(job, log)
+
+    monkeypatch.setattr(runner, "_look", slow)
+    jobs, report = plan([folder_of(tmp_path / "in", 4)], tmp_path / "out"), tmp_path / "r.parquet"
+    ids = [row["id"] for row in run(protector, jobs, report=report, seed=3, workers=4)]
+    journal = [json.loads(line).get("id") for line in (tmp_path / "r.parquet.jsonl").read_text().splitlines()]
+    assert ids == ["00.png", "01.png", "02.png", "03.png"]
+    assert list(dict.fromkeys(journal[1:])) != ids
+    assert parquet.read_table(report)["id"].to_pylist() == ids
 
 
 def test_parquet_report(protector: Protector, tmp_path: Path) -> None:

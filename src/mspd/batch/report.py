@@ -31,7 +31,8 @@ _PARQUET_ROWS = 10_000  # of a row group
 class Report:
     """The rows of a run on disk, each written whole or not at all. Without a path nothing is kept.
 
-    Of a row known from an earlier run 16 bytes are kept in memory: a digest of its id and its place in the file.
+    Of a row known from an earlier run 16 bytes are kept in memory: a digest of its id and its place in the file; with
+    Parquet, of one that this run has passed, 8.
     """
 
     def __init__(self, path: Path | None, settings: Row) -> None:
@@ -39,6 +40,8 @@ class Report:
         self.file: FileIO | None = None
         self.unfinished: set[str] = set()
         self._lock = Lock()
+        self._parquet = path is not None and path.suffix == ".parquet"
+        self._passed = array("Q")
         self._digests, self._offsets = np.empty(0, np.uint64), np.empty(0, np.uint64)
         if path is None:
             return
@@ -46,7 +49,7 @@ class Report:
             raise UsageError(f"{path}: a report is a .jsonl or a .parquet file")
         self.settings = settings
         self.journal = path
-        if path.suffix == ".parquet":
+        if self._parquet:
             extra("pyarrow.parquet")
             self.journal = path.with_name(path.name + ".jsonl")
             if path.exists() and not self.journal.exists():
@@ -89,9 +92,14 @@ class Report:
         with self._lock:
             self._write(_encode(row))
 
+    def passed(self, name: str) -> None:
+        """The run is over with a picture: a Parquet file has the rows in the order of these calls."""
+        if self._parquet:
+            self._passed.append(_digest(name))
+
     def finish(self) -> None:
         """Write the Parquet file, when that is what the report is."""
-        if self.path is not None and self.path != self.journal:
+        if self.path is not None and self._parquet:
             try:
                 self._to_parquet(self.path)
             except OSError as error:
@@ -171,7 +179,8 @@ class Report:
         os.replace(temporary, path)
 
     def _last_rows(self) -> Iterator[Row]:
-        """The last row of each picture in the journal, in the order of the pictures."""
+        """The last row of each picture in the journal: those that this run has passed, in that order (the journal's is
+        that in which readers and writers were ready), then those of earlier runs."""
         digests, offsets, at = array("Q"), array("Q"), 0
         for line in _lines(self.journal):
             if at:
@@ -181,8 +190,12 @@ class Report:
         values, first, which = np.unique(np.array(digests, np.uint64), return_index=True, return_inverse=True)
         last = np.zeros(len(values), np.uint64)
         np.maximum.at(last, which, np.array(offsets, np.uint64))
+        passed = np.array(self._passed, np.uint64)
+        known = np.isin(passed, values)
+        rank = first + len(passed)
+        rank[np.searchsorted(values, passed[known])] = np.flatnonzero(known)
         with self.journal.open("rb") as file:
-            for offset in last[np.argsort(first)]:
+            for offset in last[np.argsort(rank)]:
                 file.seek(int(offset))
                 yield json.loads(file.readline())
 

@@ -57,6 +57,7 @@ def run(
         rows = chosen(protector, jobs, lambda job: _look(job, log), log.append, options)
         try:
             for row in rows:
+                log.passed(row["id"])
                 yield row
                 if row["status"] == "failed" and on_error == "stop":
                     break
