@@ -201,6 +201,40 @@ def test_attack_gets_what_it_needs() -> None:
     assert seen == {"eps": 0.2, "norm": "L2", "strength": 3}
 
 
+def test_random_models_follow_the_seed_and_are_named(network: nn.Module) -> None:
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = network(x)
+            return logits + 3 * torch.randn_like(logits)
+
+    x = images(60, 8)
+    y = network(x).argmax(1)
+    state = torch.random.get_rng_state()
+    found = []
+    for seed in (0, 0, 1):
+        with pytest.warns(UserWarning, match="the model answers the same images differently when asked twice"):
+            found.append(evaluate(Random(), x, y, eps=1 / 255, steps=2, seed=seed).per_image["robust"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_flat_models_and_models_elsewhere(network: nn.Module) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = network((x > 0.5).float() + 0 * x)
+            return logits
+
+    x = images(9, 8)
+    y = Flat()(x).argmax(1)
+    with pytest.warns(UserWarning, match=r"the model has no gradient at 8 of 8 images.*square or rays"):
+        evaluate(Flat(), x, y, eps=1 / 255, steps=2)
+    with pytest.raises(InputError, match="the model is on meta, the images are on cpu"):
+        evaluate(nn.Conv2d(3, 2, 3).to("meta"), x, y, eps=0.1)
+    with pytest.raises(InputError, match=r"the model does not take images \(8, 3, 8, 8\)"):
+        evaluate(nn.Conv2d(1, 2, 3), x, y, eps=0.1)
+
+
 def test_number_of_images_changes_nothing(network: nn.Module) -> None:
     x = images(60, 8)
     with torch.no_grad():

@@ -9,12 +9,24 @@ from torch import Tensor, nn
 
 from mspd.adapters import find
 from mspd.attacks import ATTACKS
-from mspd.guard import check_eps, check_images, check_labels, check_logits, check_result, eval_mode
+from mspd.guard import (
+    check_eps,
+    check_images,
+    check_labels,
+    check_logits,
+    check_model,
+    check_placement,
+    check_result,
+    eval_mode,
+    seeded,
+)  # fmt: skip
 from mspd.metrics import wilson
 from mspd.smoothing import in_pieces, prepare
 
 #: images of one network call; fixed, so that an image's verdict does not depend on how many there are
 ROWS = 50
+#: images that a model is tried on before it is measured
+TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -57,17 +69,19 @@ def evaluate(
     """Attack `model` around x (B, C, H, W) in [0, 1] with true labels y (B,), the budget `eps` being around x itself.
 
     `attack` is a name, `package.module:function`, or any function of the same shape; `params` go to it. Images that are
-    wrong before the attack are not attacked. fast=True takes the attack's gradients from `smoothing.prepare(model)`;
+    wrong before the attack are not attacked. What a model draws from the global random state follows from `seed`, and
+    that state is left as it was. fast=True takes the attack's gradients from `smoothing.prepare(model)`;
     the verdict is always the model's own.
+
+    UsageError and InputError for what lies outside the contract; a warning (UserWarning) for a model with random
+    outputs or without gradients.
     """
     check_images(x)
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
     run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
-    with torch.no_grad(), eval_mode(model):
-        logits = model(x[:1])
-        check_logits(logits, y[:1])
-        check_logits(logits.expand(len(x), -1), y)
+    check_placement(model, x.device, "the model")
+    check_model(model, x[:TRIED], y[:TRIED])
     generator = torch.Generator().manual_seed(seed)
     source = prepare(model) if fast else model
 
@@ -77,10 +91,13 @@ def evaluate(
         with torch.no_grad(), eval_mode(model):
             return torch.as_tensor(model(x_adv).argmax(1) == labels)
 
-    clean = predict(model, x) == y
-    robust = clean.clone()
-    if bool(clean.any()):
-        robust[clean] = in_pieces(attacked, x[clean], y[clean], ROWS)
+    with seeded(seed, x.device):
+        with torch.no_grad(), eval_mode(model):
+            check_logits(model(x[:1]).expand(len(x), -1), y)
+        clean = predict(model, x) == y
+        robust = clean.clone()
+        if bool(clean.any()):
+            robust[clean] = in_pieces(attacked, x[clean], y[clean], ROWS)
     n, right, held = len(x), int(clean.sum()), int(robust.sum())
     return Report(
         attack=attack if isinstance(attack, str) else getattr(attack, "__name__", repr(attack)),

@@ -85,10 +85,16 @@ def check_logits(logits: Tensor, y: Tensor) -> None:
         )
 
 
-def check_gradient(gradient: Tensor) -> None:
-    """A gradient must be finite: the sign of NaN is 0, and a step along it would do nothing without a word."""
-    if not bool(torch.isfinite(gradient).all()):
+def gradient_of(loss: Tensor, z: Tensor, *, check: bool = True) -> Tensor:
+    """The gradient of the scalar `loss` with respect to z. InputError where there is none, as behind a detach() or
+    numpy, and where it is not finite: the sign of NaN is 0, and a step along it would do nothing without a word.
+    `check` looks at its values, which a graph that is being traced does not have yet."""
+    gradient = torch.autograd.grad(loss, z, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        raise InputError("the model gives no gradient (it detaches the images): attack it with square or rays")
+    if check and not bool(torch.isfinite(gradient).all()):
         raise InputError("the model's gradient is NaN or infinite: look for square roots or divisions that reach 0")
+    return gradient
 
 
 @contextmanager
@@ -131,11 +137,16 @@ def check_placement(model: nn.Module, device: torch.device, name: str) -> None:
         raise InputError(f"{name} is {dtype}: verdicts are float32, pass it as model.float()")
 
 
-def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
-    """What a measurement needs of a model, tried on a few images x (B, C, H, W) with labels y: finite logits that fit
-    the labels, else InputError; a warning for train mode, for random outputs and for gradients that are zero."""
+def check_mode(model: nn.Module, name: str) -> None:
+    """A warning where a model, or a part of it, is in train mode."""
     if any(module.training for module in model.modules()):
         warnings.warn(f"{name} is in train mode: it is measured in evaluation mode; call .eval() on it", stacklevel=2)
+
+
+def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
+    """What a measurement needs of a model, tried on a few images x (B, C, H, W) with labels y: finite logits that fit
+    the labels, else InputError; a warning for random outputs and for gradients that are zero."""
+    of, name = f"{name}: " if name else "", name or "the model"
     with eval_mode(model), seeded(0, x.device):
         z = x.clone().requires_grad_(True)
         try:
@@ -148,7 +159,7 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str) -> None:
         try:
             check_logits(logits.detach(), y)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise InputError(f"{of}{error}") from error
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4):
             message = f"{name} answers the same images differently when asked twice: its accuracy depends on the seed"
             warnings.warn(f"{message}; attack it with autoattack version='rand' or bpda_eot", stacklevel=2)

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
-from mspd.guard import check_gradient, check_logits
+from mspd.guard import check_logits, gradient_of
 from mspd.objectives import cross_entropy
 
 #: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
@@ -155,10 +155,7 @@ def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True
         logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
         if check:
             check_logits(logits, y)
-        (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z)
-        if check:
-            check_gradient(gradient)
-    return gradient
+        return gradient_of(cross_entropy(logits.float(), y).sum(), z, check=check)
 
 
 def smoothed_epoch(

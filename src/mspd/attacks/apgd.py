@@ -4,7 +4,7 @@ steps whose size is halved at checkpoints when the loss stops growing."""
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import Loss, check_call, loss_gradient, over_targets, predict, wrong
+from mspd.attacks.common import Loss, check_call, loss_gradient, over_targets, read_right, wrong
 from mspd.ball import image_generators, project, step
 from mspd.errors import UsageError
 from mspd.guard import eval_mode
@@ -36,7 +36,7 @@ def apgd(
     check_call(model, x, y, eps, norm, classes=3 if loss == "dlr" else 2, steps=steps, eot=eot)
     x_adv = x.clone()
     with eval_mode(model):
-        live = (~wrong(predict(model, x), y)).nonzero()[:, 0]
+        live = read_right(model, x, y)
         if len(live):
             x_adv[live] = ascend(
                 model,

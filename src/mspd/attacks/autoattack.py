@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mspd.attacks.apgd import apgd, apgd_t
-from mspd.attacks.common import check_call, loss_gradient, predict, wrong
+from mspd.attacks.common import check_call, is_random, predict, read_right, wrong
 from mspd.attacks.fab import fab_t
 from mspd.attacks.square import square
 from mspd.errors import UsageError
 from mspd.guard import eval_mode
-from mspd.objectives import cross_entropy
 
 VERSIONS = ("standard", "rand")
 
@@ -50,11 +49,11 @@ def autoattack(
             partial(square, n_queries=n_queries),
         ]
     else:
-        copies = eot if _random(model, x[:1], y[:1]) else 1
+        copies = eot if is_random(model, x[:1], y[:1]) else 1
         attacks = [partial(apgd, steps=steps, loss=loss, eot=copies) for loss in ("ce", "dlr")]
     x_adv = x.clone()
     with eval_mode(model):
-        live = (~wrong(predict(model, x), y)).nonzero()[:, 0]
+        live = read_right(model, x, y)
         for attack in attacks:
             if len(live) == 0:
                 break
@@ -63,10 +62,3 @@ def autoattack(
             x_adv[live[broken]] = z[broken]
             live = live[~broken]
     return x_adv
-
-
-def _random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether two calls differ, in logits or in gradients, by more than the last bits."""
-    with eval_mode(model):
-        first, second = (loss_gradient(model, x, y, cross_entropy) for _ in range(2))
-    return any(float((a - b).norm()) > 1e-5 * float(a.norm()) for a, b in zip(first, second, strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, loss_gradient, predict, wrong
+from mspd.attacks.common import check_call, is_random, loss_gradient, predict, wrong
 from mspd.ball import project, step
 from mspd.errors import InputError
 from mspd.guard import eval_mode
@@ -32,14 +32,14 @@ def bpda_eot(
 
     x (B, C, H, W) in [0, 1]; y (B,) true labels; `purifier(x, generator=g)` returns images of x's shape. Each step
     averages the logits of `samples` purifications; an image counts as misread, and leaves, when `checks` fresh
-    purifications confirm it. Starts at x; `step_size` eps/4 (2/255 at 8/255). Without a purifier, or with one that
-    draws nothing, one sample is exact and only one is taken. Images that are never misread come back at their last
+    purifications confirm it. Starts at x; `step_size` eps/4 (2/255 at 8/255). Where neither the purifier nor the model
+    draws anything, one sample is exact and only one is taken. Images that are never misread come back at their last
     point. Errors as in `pgd`, and InputError when the purifier changes the shape.
     """
     check_call(model, x, y, eps, norm, steps=steps, samples=samples, checks=checks)
     step_size = step_size or eps / 4
     seed = generator.initial_seed()
-    if purifier is None or _same(purifier, x[:1], seed):
+    if (purifier is None or _same(purifier, x[:1], seed)) and not is_random(model, x[:1], y[:1]):
         samples, checks = 1, 1
     x_adv = x.clone()
     live = torch.arange(len(x), device=x.device)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_eps, check_gradient, check_images, check_labels, check_logits, eval_mode
+from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode, gradient_of
+from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
 
@@ -67,9 +68,15 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
         z = x.detach().requires_grad_(True)
         logits = model(_filled(_rgb(z)))[: len(x)].float()
         losses = loss(logits, y)
-        (gradient,) = torch.autograd.grad(losses.sum(), z)
-        check_gradient(gradient)
+        gradient = gradient_of(losses.sum(), z)
     return gradient, losses.detach(), logits.detach()
+
+
+def is_random(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether two calls of the model differ, in logits or in gradients, by more than the last bits."""
+    with eval_mode(model):
+        first, second = (loss_gradient(model, x, y, cross_entropy) for _ in range(2))
+    return any(float((a - b).norm()) > 1e-5 * float(a.norm()) for a, b in zip(first, second, strict=True))
 
 
 def wrong_classes(logits: Tensor, y: Tensor) -> Tensor:
@@ -95,6 +102,11 @@ def over_targets(
         x_adv[live] = z
         live = live[~wrong(predict(model, z), y[live])]
     return x_adv
+
+
+def read_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The indices of the images that the model reads as their label: the ones there is something to attack in."""
+    return (~wrong(predict(model, x), y)).nonzero()[:, 0]
 
 
 def wrong(logits: Tensor, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ V of the paper, where its accuracy lies above PGD's)."""
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, loss_gradient, predict, wrong
+from mspd.attacks.common import check_call, loss_gradient, read_right, wrong
 from mspd.attacks.pgd import pgd
 from mspd.errors import UsageError
 from mspd.guard import eval_mode
@@ -27,30 +27,39 @@ def cw(
     """Adam on |delta|^2 + c max(z_y - max_other z, -confidence), delta in a box by a tanh; return the shortest success.
 
     The box is the Linf ball around x (B, C, H, W), cut to [0, 1]; the walk starts at x itself, so 50 steps of 0.01
-    reach less than half of the budget. Images that are never misread come back unchanged. Linf only. Draws nothing
-    from `generator`. Errors as in `pgd`.
+    reach less than half of the budget. Images that are never misread, or are already, come back unchanged. Linf only.
+    Draws nothing from `generator`. Errors as in `pgd`.
     """
     check_call(model, x, y, eps, norm, steps=steps)
     if norm != "Linf":
         raise UsageError("cw keeps to a Linf box: use norm='Linf'")
+    with eval_mode(model):
+        live = read_right(model, x, y)
+        x_adv = x.clone()
+        if len(live):
+            x_adv[live] = _walk(model, x[live], y[live], eps, steps, lr, c, confidence)
+    return x_adv
+
+
+def _walk(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, lr: float, c: float, confidence: float
+) -> Tensor:
     low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
     middle, half = (low + high) / 2, ((high - low) / 2).clamp_min(1e-12)
     w = torch.atanh(((x - middle) / half).clamp(-0.999, 0.999))
     first, second = torch.zeros_like(w), torch.zeros_like(w)
     best = x.clone()
     shortest = torch.full((len(x),), torch.inf, device=x.device)
-    with eval_mode(model):
-        shortest[wrong(predict(model, x), y)] = 0  # nothing to do where x is misread already
-        for index in range(1, steps + 1):
-            z = middle + half * torch.tanh(w)
-            gradient, _, logits = loss_gradient(model, z, y, lambda a, b: c * margin(a, b).neg().clamp_min(-confidence))
-            length = (z - x).square().flatten(1).sum(1)
-            better = wrong(logits, y) & (length < shortest)
-            best[better], shortest[better] = z[better], length[better]
-            slope = (gradient + 2 * (z - x)) * half * (1 - torch.tanh(w).square())
-            first = 0.9 * first + 0.1 * slope
-            second = 0.999 * second + 0.001 * slope.square()
-            w = w - lr * (first / (1 - 0.9**index)) / ((second / (1 - 0.999**index)).sqrt() + 1e-8)
+    for index in range(1, steps + 1):
+        z = middle + half * torch.tanh(w)
+        gradient, _, logits = loss_gradient(model, z, y, lambda a, b: c * margin(a, b).neg().clamp_min(-confidence))
+        length = (z - x).square().flatten(1).sum(1)
+        better = wrong(logits, y) & (length < shortest)
+        best[better], shortest[better] = z[better], length[better]
+        slope = (gradient + 2 * (z - x)) * half * (1 - torch.tanh(w).square())
+        first = 0.9 * first + 0.1 * slope
+        second = 0.999 * second + 0.001 * slope.square()
+        w = w - lr * (first / (1 - 0.9**index)) / ((second / (1 - 0.999**index)).sqrt() + 1e-8)
     return best
 
 

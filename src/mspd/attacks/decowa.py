@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mspd.attacks.common import check_call, loss_gradient
+from mspd.attacks.surrogates import surrogate_for
 from mspd.ball import image_generators, project, step
-from mspd.guard import check_gradient, eval_mode
+from mspd.guard import eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 #: control points a side; the inner ones move
@@ -26,21 +27,21 @@ def decowa(
     eps: float,
     norm: str = "Linf",
     generator: torch.Generator,
-    surrogate: nn.Module | None = None,
+    surrogate: nn.Module | str | None = None,
     steps: int = 10,
     warps: int = 20,
     decay: float = 1.0,
 ) -> Tensor:
-    """Transfer an attack from `surrogate` (its gradients are all that is used; `model` itself without one).
+    """Transfer an attack from `surrogate`, a model that the attacker has or a name as `load_model` takes it: its
+    gradients are all that is used. Without one they are those of `model` itself, which makes it a white-box attack.
 
     x (B, C, H, W) in [0, 1]; y (B,) true labels. `steps` momentum steps of eps / steps; each gradient is the mean over
     `warps` thin-plate warps, every image with its own, each made less harmful by one step against its own loss. The
-    warp of a displacement of zero is the image itself. Errors as in `pgd`.
+    warp of a displacement of zero is the image itself. Errors as in `pgd`, and InputError for a surrogate of other
+    classes.
     """
     check_call(model, x, y, eps, norm, steps=steps, warps=warps)
-    source = model if surrogate is None else surrogate
-    if surrogate is not None:
-        check_call(surrogate, x, y, eps, norm)
+    source = model if surrogate is None else surrogate_for(surrogate, x, y)
     generators = image_generators(x, generator)
     splines = Splines(x.shape[2], x.shape[3], x.device)
     inner = (MESH - 2) ** 2
@@ -122,6 +123,5 @@ def _shift_gradient(model: nn.Module, x: Tensor, y: Tensor, shift: Tensor, splin
         index = torch.arange(rows, device=x.device) % len(x)
         z = warp(x, splines.places(moved))[index]
         logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)[: len(x)]
-        (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), moved)
-    check_gradient(gradient)  # grid_sample ends the process where it is sent to NaN
-    return gradient
+        # a gradient that is not finite is refused here: grid_sample ends the process where it is sent to NaN
+        return gradient_of(cross_entropy(logits.float(), y).sum(), moved)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.attacks.square import square
+from mspd.attacks.surrogates import surrogate_for
 from mspd.ball import image_generators
 from mspd.errors import UsageError
 from mspd.guard import check_eps, check_images, eval_mode
@@ -16,8 +17,8 @@ from mspd.objectives import margin
 
 #: Square's first share of the image, and how far into its schedule it begins, since the start is good already
 P_INIT, SKIP = 0.3, 500
-#: the shipped flow
-WEIGHTS = "mcg-cifar10"
+#: the shipped flow, and the surrogate that it was trained on
+WEIGHTS = FLOW, SURROGATE = "mcg-cifar10", "prn18-cifar10"
 #: what a surrogate's lead is not pushed below
 FLOOR = -5.0
 
@@ -32,7 +33,7 @@ def mcg(
     generator: torch.Generator,
     n_queries: int = 10_000,
     flow: ConditionalFlow | None = None,
-    surrogate: nn.Module | None = None,
+    surrogate: nn.Module | str = SURROGATE,
     tuning: int = 2,
     lr: float = 1e-3,
     queries: Tensor | None = None,
@@ -41,10 +42,12 @@ def mcg(
 
     x (B, 3, H, W) in [0, 1], sides multiples of 8; y (B,) true labels. For each image a copy of the flow (the shipped
     one unless given) takes `tuning` Adam steps of rate `lr` down the margin of `surrogate`, a model that the attacker
-    has (prn18-cifar10, which the shipped flow was trained on, unless given); neither costs queries. `n_queries` and
+    has or a name as `load_model` takes it (unless given the one that the shipped flow was trained on); neither costs
+    queries. `n_queries` and
     `queries` as in `square`. Left out is the published tuning of the surrogate to the target's answers on earlier
     images: it would make an image's result depend on the images before it. The shipped flow is small and was trained
-    for minutes. Linf only. Errors as in `pgd`.
+    for minutes. Linf only. Errors as in `pgd`, and InputError for a surrogate of other
+    classes.
     """
     check_images(x)
     check_eps(eps, norm)
@@ -56,7 +59,7 @@ def mcg(
 
     def guess(live: Tensor) -> Tensor:
         """One image at a time, so that the others do not matter."""
-        net, own = flow or _load_flow(), surrogate or load_model("prn18-cifar10", x.device)
+        net, own = flow or _load_flow(), surrogate_for(surrogate, x, y)
         with eval_mode(own):
             return torch.cat([_tuned(net, own, noise[[i]], x[[i]], y[[i]], eps, tuning, lr) for i in live.tolist()])
 
@@ -99,6 +102,6 @@ def surrogate_loss(
 
 
 def _load_flow() -> ConditionalFlow:
-    flow = load_model(WEIGHTS)
+    flow = load_model(FLOW)
     assert isinstance(flow, ConditionalFlow)
     return flow

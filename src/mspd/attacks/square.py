@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, predict, wrong
+from mspd.attacks.common import check_call, predict, read_right
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
 from mspd.guard import eval_mode
@@ -46,7 +46,7 @@ def square(
     best = x.clone()
     with eval_mode(model):
         draws = _Draws(image_generators(x, generator))
-        live = (~wrong(predict(model, x), y)).nonzero()[:, 0]
+        live = read_right(model, x, y)
         if n_queries > 1 and len(live):
             first = start(live) if start is not None else _first(x[live], draws, live, eps, norm)
             best[live] = project(first, x[live], eps, norm)

@@ -83,6 +83,8 @@ def _value(value: Any) -> str:
     """A setting as text that is the same in every process."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_value(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_value, value))})"
     if isinstance(value, nn.Module):
         return model_identity(value)
     if isinstance(value, partial) or inspect.isroutine(value):

@@ -19,7 +19,7 @@ from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
 from mspd.errors import InputError
-from mspd.guard import check_accuracy, check_logits, check_model, check_result, eval_mode, seeded
+from mspd.guard import check_accuracy, check_logits, check_mode, check_model, check_result, eval_mode, seeded
 from mspd.images import quantise
 from mspd.metrics import l2, linf, lpips, ssim, wilson
 from mspd.presets import Preset
@@ -124,9 +124,11 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
     aims = grid.protector.labels(grid.protector.probabilities(x))
     sources = {}
     for name, model in grid.backbones.items():
+        check_mode(model, f"backbone {name}")
         check_model(model, x, aims, f"backbone {name}")
     for name, target in grid.targets.items():
         model = target.target if isinstance(target, Purified) else target
+        check_mode(model, f"target {name}")
         check_model(model, x, y, f"target {name}")
         with torch.no_grad(), eval_mode(model), seeded(0, device):
             logits = model(x)

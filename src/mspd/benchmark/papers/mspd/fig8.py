@@ -40,11 +40,15 @@ PAPER = {
 
 
 def runs(tier: Tier) -> list[Run]:
-    targets = tuple(dict.fromkeys((tier.target, tier.second)))
+    defense, back = ours(tier), treatments(tier)
     return [
-        Run(targets, attacks(tier, PGD), tier.n, ours(tier), treatments=treatments(tier)),
-        Run((tier.target,), attacks(tier, ATTACK), tier.n_strong, ours(tier), treatments=treatments(tier)),
+        Run(targets(tier), attacks(tier, PGD), tier.n, defense, treatments=back),
+        Run((tier.light,), attacks(tier, ATTACK), tier.n, defense, treatments=back),
     ]
+
+
+def targets(tier: Tier) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((tier.light, tier.target, tier.second)))
 
 
 def extras(study: Study) -> None:
@@ -78,29 +82,29 @@ def report(found: Found, tier: Tier) -> Report:
             for row, treatment in ROWS.items()
         }
 
-    first, second, strong = fields(tier.target, PGD), fields(tier.second, PGD), fields(tier.target, ATTACK)
+    strong, weak = fields(tier.light, ATTACK), {target: fields(target, PGD) for target in targets(tier)}
+    light, *others = weak.values()
     cosines = found.extras.get("cosine", {})
     rows = [
-        [row, plain(cosines.get(row), ".2f"), number(mean(first[row], "ssim"), ssim),
-         number(mean(first[row], "lpips"), lpips), percent(first[row], "clean", clean),
-         percent(strong[row], "robust", robust), percent(first[row], "robust", None),
-         percent(second[row], "clean", None), percent(second[row], "robust", None),
-         flags(first["original"], first["no reversion"], first[row])
+        [row, plain(cosines.get(row), ".2f"), number(mean(light[row], "ssim"), ssim),
+         number(mean(light[row], "lpips"), lpips), percent(light[row], "clean", clean),
+         percent(strong[row], "robust", robust), percent(light[row], "robust", None),
+         *(percent(other[row], key, None) for other in others for key in ("clean", "robust")),
+         flags(strong["original"], strong["no reversion"], strong[row])
          if row not in ("original", "no reversion") else ""]
         for row, (ssim, lpips, clean, robust) in PAPER.items()
     ]  # fmt: skip
     ranked = ("white", "no reversion", "gray", "black", "JPEG", "DiffPure")
     orderings: list[Ordering] = [
-        numbers_above(f"SSIM: {a} above {b}", mean(first[a], "ssim"), mean(first[b], "ssim"), ".4f")
+        numbers_above(f"SSIM: {a} above {b}", mean(light[a], "ssim"), mean(light[b], "ssim"), ".4f")
         for a, b in pairwise(ranked)
     ]
     orderings += [
         numbers_above(f"cosine: {a} above {b}", cosines.get(a), cosines.get(b), ".2f")
         for a, b in pairwise(("white", "gray", "black"))
     ]
-    for label, known in (
-        (f"{ATTACK}, {tier.target}", strong), (f"{PGD}, {tier.target}", first), (f"{PGD}, {tier.second}", second)
-    ):  # fmt: skip
+    measured = {f"{ATTACK}, {tier.light}": strong, **{f"{PGD}, {target}": known for target, known in weak.items()}}
+    for label, known in measured.items():
         held = known["no reversion"]
         orderings += [
             above(f"robust, {label}: white falls below no reversion", held, known["white"]),
@@ -112,12 +116,14 @@ def report(found: Found, tier: Tier) -> Report:
         ]
     remarks = [
         "Cosine: of the defence's perturbation and of what is taken back (alpha* in the paper's appendix).",
-        "Reversion succeeds where all three of the last column are yes: robust accuracy (PGD, first target) falls to "
+        "Reversion succeeds where all three of the last column are yes: robust accuracy (AutoAttack) falls to "
         "that of the original, SSIM to the original rises, LPIPS falls (the paper's criterion; "
         "'mspd.reversion.criterion').",
         LPIPS,
     ]
-    head = ["", "cosine", "SSIM", "LPIPS", f"{tier.target} clean", ATTACK, PGD, f"{tier.second} clean", PGD,
+    first, *rest = weak
+    head = ["", "cosine", "SSIM", "LPIPS", f"{first} clean", ATTACK, PGD,
+            *(text for target in rest for text in (f"{target} clean", PGD)),
             "accuracy falls, SSIM rises, LPIPS falls"]  # fmt: skip
     return Report(head, rows, orderings, remarks)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mspd.attacks import autoattack, bpda_eot, cw, pgd, rays, square
+from mspd.attacks import autoattack, bpda_eot, cw, decowa, mcg, pgd, rays, square
 from mspd.benchmark.papers.mspd.coupled import coupled
-from mspd.benchmark.papers.mspd.surrogates import decowa_by_name, mcg_by_name
 from mspd.defenses import a5, bilevel, cascade, mcgs, unadv
 from mspd.errors import UsageError
 from mspd.presets import PRESETS, Preset
@@ -22,16 +21,17 @@ OURS = "MCGS"
 @dataclass(frozen=True)
 class Tier:
     """`preset`: classifier, backbone, size and budget. By the paper's names, `targets` of Table VI, `backbones` and
-    `nonrobust` of Tables XI and XVII. `target` stands where the paper has WideResNet-94-16, `second` for XCiT-L12,
-    `gray` and `black` are the surrogates of the reversion, `surrogate` is the model of attackers that transfer. `n`
-    pictures for PGD, `n_wide` for PGD on all targets, `n_strong` for AutoAttack and for the defences of `epochs` epochs
-    of `inner` steps.
+    `nonrobust` of Tables XI and XVII. `target` stands where the paper has WideResNet-94-16, and `light` too where that
+    many pictures under AutoAttack would take days; `second` stands for XCiT-L12. `gray` and `black` are the surrogates
+    of the reversion, `surrogate` is the model of attackers that transfer. `n` pictures for PGD, `n_wide` for PGD on all
+    targets, `n_strong` for AutoAttack and for the defences of `epochs` epochs of `inner` steps.
     """
 
     name: str
     preset: Preset
     target: str
     second: str
+    light: str
     targets: Mapping[str, str]
     backbones: Mapping[str, str]
     nonrobust: Mapping[str, str]
@@ -96,8 +96,8 @@ def attacks(tier: Tier, *names: str) -> dict[str, Function]:
         "AutoAttack rand": lambda: partial(autoattack, version="rand", steps=tier.aa_steps),
         "RayS": lambda: partial(rays, n_queries=tier.queries),
         "Square": lambda: partial(square, n_queries=tier.queries),
-        "MCG": lambda: partial(mcg_by_name, n_queries=tier.queries, surrogate=tier.surrogate),
-        "DeCoWA": lambda: partial(decowa_by_name, surrogate=tier.surrogate, **tier.decowa),
+        "MCG": lambda: partial(mcg, n_queries=tier.queries, surrogate=tier.surrogate),
+        "DeCoWA": lambda: partial(decowa, surrogate=tier.surrogate, **tier.decowa),
         "BPDA+EOT": lambda: partial(bpda_eot, **tier.bpda),
         "BPDA+EOT on DiffPure": lambda: partial(bpda_eot, **tier.bpda, purifier=purifier(tier)),
     }
@@ -138,7 +138,8 @@ def _paper() -> Tier:
         eps=8 / 255, n_samples=20, soft_labels=0,
     )  # fmt: skip
     return Tier(
-        name="paper", preset=preset, target=targets["WideResNet-94-16"], second=targets["XCiT-L12"], targets=targets,
+        name="paper", preset=preset, target=targets["WideResNet-94-16"], second=targets["XCiT-L12"],
+        light=targets["WideResNet-94-16"], targets=targets,
         backbones={"WideResNet-28-10": targets["WideResNet-28-10"], "WideResNet-94-16": targets["WideResNet-94-16"],
                    "PreActResNet-18": backbone},
         nonrobust={"WideResNet-28-10 (nonrobust)": standard,
@@ -156,7 +157,7 @@ TIERS = {
         Tier(
             name="smoke",
             preset=Preset("smoke", "rn20-cifar10", "wrn16-2-cifar10", (), 32, 8 / 255, 2, 0),
-            target="rn20-cifar10", second="rn20-cifar10", targets={"ResNet-18": "rn20-cifar10"},
+            target="rn20-cifar10", second="rn20-cifar10", light="rn20-cifar10", targets={"ResNet-18": "rn20-cifar10"},
             backbones={"PreActResNet-18": "wrn16-2-cifar10"}, nonrobust={"ResNet-56 (nonrobust)": "rn20-cifar10"},
             gray="prn18-gray-cifar10", black="rn20-cifar10", surrogate="wrn16-2-cifar10", n=8, n_wide=8, n_strong=8,
             samples=2, epochs=3, inner=2, pgd_steps=2, aa_steps=2, aa_queries=20, queries=20,
@@ -165,7 +166,7 @@ TIERS = {
         ),
         Tier(
             name="embedded", preset=replace(PRESETS["cifar10"], targets=()), target="rn18-cifar10",
-            second="wrn16-2-cifar10",
+            second="wrn16-2-cifar10", light="convnext-cifar10",
             targets={"RaWideResNet-70-16": "rawrn-cifar10", "WideResNet-70-16": "wrn22-2-cifar10",
                      "WideResNet-34-10": "wrn10-4-cifar10", "WideResNet-28-10": "wrn16-2-cifar10",
                      "PreActResNet-18": "prn18-gray-cifar10", "ResNeSt-152": "resnest-cifar10",

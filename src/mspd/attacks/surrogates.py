@@ -1,0 +1,22 @@
+"""The model of an attacker who has not the target's: its gradients stand for the target's."""
+
+from torch import Tensor, nn
+
+from mspd.attacks.common import predict
+from mspd.errors import InputError
+from mspd.guard import check_logits, eval_mode
+from mspd.models import load_model
+
+
+def surrogate_for(surrogate: nn.Module | str, x: Tensor, y: Tensor) -> nn.Module:
+    """`surrogate`, loaded onto the device of x where it is a name; InputError where it does not fit images x
+    (B, C, H, W) and labels y (B,)."""
+    own = load_model(surrogate, x.device) if isinstance(surrogate, str) else surrogate
+    with eval_mode(own):
+        logits = predict(own, x[:1])
+    try:
+        check_logits(logits.expand(len(y), -1), y)
+    except InputError as error:
+        name = surrogate if isinstance(surrogate, str) else "the surrogate"
+        raise InputError(f"{name}: {error}; pass surrogate=, a model with the target's classes") from error
+    return own
