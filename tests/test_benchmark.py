@@ -229,6 +229,27 @@ def test_summary_of_known_rows() -> None:
     assert (mcgs.queries, mcgs.ssim) == (30, 0.5)
 
 
+def test_defences_against_each_other(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    found = measure(defenses=["mcgs", "uniform", "gaussian"], out=tmp_path / "out")
+    assert [(pair.first.defense, pair.second.defense) for pair in found.pairs] == [
+        ("mcgs", "uniform"), ("mcgs", "gaussian"), ("uniform", "gaussian")
+    ]  # fmt: skip
+    robust = {
+        name: torch.tensor(
+            [row["before"] == row["label"] == row["after"] for row in rows(found) if row["defense"] == name]
+        )
+        for name in ("mcgs", "uniform")
+    }
+    pair = found.pairs[0]
+    assert pair.n == 8
+    assert pair.robust == mspd.metrics.paired_interval(robust["mcgs"], robust["uniform"])
+    assert pair.robust_p == mspd.metrics.mcnemar(robust["mcgs"], robust["uniform"])
+    assert json.loads((found.out / "summary.json").read_text())["pairs"][0]["second"]["defense"] == "uniform"
+    page = (found.out / "summary.md").read_text()
+    assert "| mcgs | uniform | none | " in page
+    assert measure(out=tmp_path / "one").pairs == ()
+
+
 def test_treatments(measure: Callable[..., Summary], preset: Preset) -> None:
     def grey(x: Tensor, *, generator: torch.Generator) -> Tensor:
         return x.mean(1, keepdim=True).expand_as(x)

@@ -16,7 +16,7 @@ from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write
-from mspd.benchmark.summary import Summary, markdown, summarise
+from mspd.benchmark.summary import Summary, compare, markdown, summarise
 from mspd.data import ImageSet
 from mspd.errors import InputError
 from mspd.guard import check_accuracy, check_logits, check_mode, check_model, check_result, eval_mode, seeded
@@ -110,7 +110,7 @@ def benchmark(
             if position == 0 and done < total:
                 left = (time.perf_counter() - started) / done * (total - done)
                 console.print(f"about {_duration(left)} left")
-    summary = Summary(Path(out), in_short(store.settings), summarise(store.rows))
+    summary = Summary(Path(out), in_short(store.settings), summarise(store.rows), compare(store.rows))
     write(Path(out) / "summary.json", summary.json())
     write(Path(out) / "summary.md", markdown(summary))
     return summary

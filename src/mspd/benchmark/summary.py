@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mspd.benchmark.grid import NONE, Cell
 from mspd.benchmark.store import cell_of
-from mspd.metrics import paired_interval, wilson
+from mspd.metrics import mcnemar, paired_interval, wilson
 
 Interval = tuple[float, float]
 Gain = tuple[float, float, float]
@@ -47,26 +48,72 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two cells that differ in the defence alone, or in its backbone alone, on the n images that both have.
+
+    `clean` and `robust` are (difference, low, high): what the second has over the first. `clean_p` and `robust_p` are
+    the p-values of McNemar's exact test.
+    """
+
+    first: Cell
+    second: Cell
+    n: int
+    clean: Gain
+    clean_p: float
+    robust: Gain
+    robust_p: float
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What `benchmark` returns: the folder, the settings and a score for each cell."""
+    """What `benchmark` returns: the folder, the settings, a score for each cell, and the defences against each
+    other."""
 
     out: Path
     settings: dict[str, Any]
     scores: tuple[Score, ...]
+    pairs: tuple[Pair, ...] = ()
 
     def json(self) -> str:
         scores = [{**asdict(score.cell), **{k: v for k, v in asdict(score).items() if k != "cell"}}
                   for score in self.scores]  # fmt: skip
-        return json.dumps({"settings": self.settings, "scores": scores}, indent=1) + "\n"
+        pairs = [asdict(pair) for pair in self.pairs]
+        return json.dumps({"settings": self.settings, "scores": scores, "pairs": pairs}, indent=1) + "\n"
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> tuple[Score, ...]:
     """One score for each cell, in the order in which the cells first appear."""
+    cells = _cells(rows)
+    verdicts = {cell: _verdicts(found) for cell, found in cells.items()}
+    return tuple(_score(cell, found, verdicts) for cell, found in cells.items())
+
+
+def compare(rows: Sequence[dict[str, Any]]) -> tuple[Pair, ...]:
+    """The defences against each other, in the order in which their cells first appear."""
+    verdicts = {cell: _verdicts(found) for cell, found in _cells(rows).items() if cell.defense != NONE}
+    return tuple(_pair(a, b, verdicts) for a, b in combinations(verdicts, 2) if _comparable(a, b))
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
     cells: dict[Cell, list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault(cell_of(row), []).append(row)
-    verdicts = {cell: _verdicts(found) for cell, found in cells.items()}
-    return tuple(_score(cell, found, verdicts) for cell, found in cells.items())
+    return cells
+
+
+def _comparable(a: Cell, b: Cell) -> bool:
+    alike = (a.treatment, a.target, a.attack) == (b.treatment, b.target, b.attack)
+    return alike and (a.defense == b.defense) != (a.backbone == b.backbone)
+
+
+def _pair(first: Cell, second: Cell, verdicts: dict[Cell, tuple[Tensor, Tensor, Tensor]]) -> Pair:
+    a, b = verdicts[first], verdicts[second]
+    n = min(len(a[0]), len(b[0]))
+    clean, robust = ((x[:n], y[:n]) for x, y in zip(a[:2], b[:2], strict=True))
+    return Pair(
+        first, second, n, clean=paired_interval(*clean), clean_p=mcnemar(*clean), robust=paired_interval(*robust),
+        robust_p=mcnemar(*robust),
+    )  # fmt: skip
 
 
 def _verdicts(rows: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +155,11 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
 def points(acc: float, interval: Interval, gain: Gain | None) -> str:
     """ "58.5 % [55.4, 61.5] (+9.4, +7.5 to +11.3)": accuracy, its interval and the gain in points."""
     text = f"{acc:.1%} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
-    return text if gain is None else f"{text} ({gain[0] * 100:+.1f}, {gain[1] * 100:+.1f} to {gain[2] * 100:+.1f})"
+    return text if gain is None else f"{text} ({_gain(gain)})"
+
+
+def _gain(gain: Gain) -> str:
+    return f"{gain[0] * 100:+.1f}, {gain[1] * 100:+.1f} to {gain[2] * 100:+.1f}"
 
 
 def markdown(summary: Summary) -> str:
@@ -132,4 +183,19 @@ def markdown(summary: Summary) -> str:
         axes = (c.defense, c.backbone, c.treatment, c.target, c.attack)
         names = " | ".join(name.replace("|", "\\|") for name in axes)
         lines.append(f"| {names} | {score.n} | {clean} | {robust} | {score.ssim:.4f} | {queries} |")
+    if summary.pairs:
+        lines += [
+            "",
+            "The defences against each other: what the second has over the first on the images that both have, in "
+            "points, with its interval and the p-value of McNemar's exact test.",
+            "",
+            "| first | second | treatment | target | attack | n | clean | p | robust | p |",
+            "|---|---|---|---|---|---:|---:|---:|---:|---:|",
+        ]
+    for pair in summary.pairs:
+        a, b = pair.first, pair.second
+        sides = [c.defense if a.backbone == b.backbone else f"{c.defense} on {c.backbone}" for c in (a, b)]
+        names = " | ".join(name.replace("|", "\\|") for name in (*sides, a.treatment, a.target, a.attack))
+        lines.append(f"| {names} | {pair.n} | {_gain(pair.clean)} | {pair.clean_p:.2g} | {_gain(pair.robust)} "
+                     f"| {pair.robust_p:.2g} |")  # fmt: skip
     return "\n".join(lines) + "\n"
