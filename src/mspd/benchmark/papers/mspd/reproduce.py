@@ -102,9 +102,8 @@ def _pictures(data: str | Path | ImageSet | tuple[Tensor, Tensor], tier: Tier) -
 
 def _setting(name: str, study: Study) -> str:
     tier = study.tier
-    sizes = sorted({run.n for run in _item(name).runs(tier)})
     return (
-        f"Tier {tier.name}: the first {' and '.join(map(str, sizes)) or tier.n_strong} test pictures, classifier "
+        f"Tier {tier.name}: {_pictures_of(study)}, classifier "
         f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
         f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
@@ -112,6 +111,17 @@ def _setting(name: str, study: Study) -> str:
         f"number (on its models). In square brackets behind a difference its paired 95 % interval, in points. Made by "
         f"`{_command(name, study)} --data DIR -o DIR`."
     )
+
+
+def _pictures_of(study: Study) -> str:
+    """ "the first test pictures: 1000 (PGD), 32 to 128 (AutoAttack)", as many as were measured."""
+    sizes: dict[str, set[int]] = {}
+    for (_, cell), found in study.found.cells.items():
+        sizes.setdefault(cell.attack, set()).add(len(found))
+    if not sizes:
+        return f"the first {study.tier.n_strong} test pictures"
+    said = ((" to ".join(map(str, sorted({min(n), max(n)}))), attack) for attack, n in sizes.items())
+    return "the first test pictures: " + ", ".join(f"{n} ({attack})" for n, attack in said)
 
 
 def _command(name: str, study: Study) -> str:
