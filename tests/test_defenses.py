@@ -207,6 +207,7 @@ def test_bad_input(name: str) -> None:
         (bilevel, {"epochs": 0}, "epochs and steps must be at least 1"),
         (bilevel, {"steps": 0}, "epochs and steps must be at least 1"),
         (bilevel, {"lr": 0}, "lr is 0: it must be positive"),
+        (bilevel, {"step_size": -0.1}, "step_size is -0.1: it must be positive"),
         (cascade, {"steps": 0}, "steps must be at least 1"),
     ],
 )

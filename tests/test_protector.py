@@ -159,6 +159,8 @@ def test_settings(tiny: str) -> None:
     protector = Protector(tiny, backbone=own)
     assert len(protector.identity()["weights"]) == 2
     other = Protector(tiny, backbone=nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)))
+    with pytest.raises(UsageError, match=r"backbone: it has 1000 classes, the classifier .* has 10"):
+        Protector(tiny, backbone=nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 1000)))
     assert protector.identity() == Protector(tiny, backbone=own).identity() != other.identity()
     assert not torch.equal(protector(images(2, 16)), images(2, 16))
     assert all(parameter.requires_grad for parameter in own.parameters())

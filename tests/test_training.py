@@ -115,6 +115,27 @@ def test_another_seed_starts_anew(pictures: Path, tmp_path: Path, capsys: pytest
     assert "resuming" not in capsys.readouterr().err
 
 
+def test_other_pictures_start_anew(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint of other pictures is not gone on from, though nothing else differs."""
+    other, out, calls = tmp_path / "other", tmp_path / "a.safetensors", iter(range(100))
+    shutil.copytree(pictures, other)
+    Image.new("RGB", (16, 16)).save(other / "train" / "cat" / "0.png")
+
+    def killed(x: torch.Tensor, **options: object) -> torch.Tensor:
+        if next(calls) == 7:  # an epoch has 5 steps
+            raise KeyboardInterrupt
+        return augment(x, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "augment", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(STANDARD, pictures, out)
+    train(STANDARD, other, out)
+    assert "number of epochs or other pictures: starting anew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x02nonsense"])
 def test_damaged_checkpoint(content: bytes, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors.ckpt").write_bytes(content)

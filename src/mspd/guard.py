@@ -35,6 +35,13 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise InputError(f"{name} ranges over [{low:.3g}, {high:.3g}], not [0, 1]: {hint}")
 
 
+def check_computable(x: Tensor, who: str) -> None:
+    """`check_images`, and float32, which `who` ("attacks", "defences") compute in."""
+    check_images(x)
+    if x.dtype != torch.float32:
+        raise InputError(f"x is {x.dtype}: {who} compute in float32, pass x.float()")
+
+
 def check_labels(y: Tensor, batch: int, *, soft: bool = True) -> None:
     """y must be int64 labels (B,) or, where `soft` ones fit, float32 labels (B, K): rows of probabilities."""
     wanted = f"integer labels ({batch},) as int64" + (
@@ -56,6 +63,16 @@ def check_eps(eps: float, norm: str = "Linf") -> None:
         raise UsageError(f"eps is {eps:g}: the budget must be positive and finite, for example 8/255")
     if norm == "Linf" and eps >= 1:
         raise UsageError(f"eps is {eps:g}, but images are in [0, 1]: did you mean {eps:g}/255?")
+
+
+def step_or(step_size: float | None, default: float) -> float:
+    """`step_size`, or the default without one; UsageError where it is not positive and finite: a step of 0 does
+    nothing, and a negative one turns an attack into a defence and the other way round."""
+    if step_size is None:
+        return default
+    if not 0 < step_size < math.inf:
+        raise UsageError(f"step_size is {step_size:g}: it must be positive and finite")
+    return step_size
 
 
 def number(text: str) -> float:

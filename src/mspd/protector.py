@@ -16,7 +16,7 @@ from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses import mcgs
 from mspd.errors import UsageError
-from mspd.guard import check_eps, check_images, check_labels, eval_mode
+from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
 from mspd.models import card_of, load_model
 from mspd.models.files import checksum
 from mspd.models.registry import HELPERS
@@ -104,6 +104,7 @@ class Protector:
         chosen = self.settings.backbone if backbone is None else backbone
         if isinstance(chosen, nn.Module):
             network = chosen
+            self._check_outputs(network)
         else:
             self._check_classes(chosen)
             network = load_model(chosen, self.device)
@@ -121,6 +122,16 @@ class Protector:
             return
         name = self.settings.classifier
         raise UsageError(f"backbone {backbone}: {differ}; choose one with the classes of {name}, or another preset")
+
+    def _check_outputs(self, backbone: nn.Module) -> None:
+        x = torch.full((1, 3, self.settings.size, self.settings.size), 0.5, device=self.device)
+        with torch.no_grad(), eval_mode(backbone):
+            logits = backbone.to(self.device)(x)
+        check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device))
+        count = logits.shape[1]
+        if count != len(self.classes):
+            name = self.settings.classifier
+            raise UsageError(f"backbone: it has {count} classes, the classifier {name} has {len(self.classes)}")
 
     def with_eps(self, eps: float) -> "Protector":
         """The same loaded models with another budget."""

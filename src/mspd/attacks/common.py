@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode, gradient_of
+from mspd.guard import check_computable, check_eps, check_labels, check_logits, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
@@ -29,9 +29,7 @@ def check_call(
             raise UsageError(f"{name} must be at least 1")
     if torch.is_inference_mode_enabled():
         raise UsageError("inside torch.inference_mode() there are no gradients: call the attack outside of it")
-    check_images(x)
-    if x.dtype != torch.float32:
-        raise InputError(f"x is {x.dtype}: attacks compute in float32, pass x.float()")
+    check_computable(x, "attacks")
     if x.requires_grad:
         raise InputError("x requires a gradient, which an attack does not pass on: pass x.detach()")
     check_labels(y, len(x), soft=False)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
-from mspd.guard import check_eps, check_images, check_labels, eval_mode
+from mspd.guard import check_computable, check_eps, check_labels, eval_mode, step_or
 from mspd.smoothing import smoothed_epoch
 
 
@@ -41,7 +41,7 @@ def mcgs(
 
     Raises UsageError for a wrong option, InputError for tensors or models outside the contract.
     """
-    check_images(x)
+    check_computable(x, "defences")
     check_labels(y, len(x))
     check_eps(eps, norm)
     if not epochs or set(epochs) - {"F", "B"}:
@@ -52,7 +52,7 @@ def mcgs(
         raise UsageError("n_samples and steps must be at least 1")
     if not alpha > 0:
         raise UsageError(f"alpha is {alpha:g}: it must be positive")
-    step_size = step_size or (eps if steps == 1 else eps / 4)
+    step_size = step_or(step_size, eps if steps == 1 else eps / 4)
     generators = image_generators(x, generator)
 
     def reach(centre: Tensor, direction: int) -> Tensor:

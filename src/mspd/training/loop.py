@@ -4,6 +4,7 @@ Each epoch draws from its own generator (seed and epoch number), so a run that w
 pictures in the same order as an unbroken one.
 """
 
+import hashlib
 import io
 import math
 import pickle
@@ -96,7 +97,8 @@ def train(
     differ = difference(training.classes, wanted, classifier) if classifier else None
     if recipe.task == "classify" and differ is not None:
         print(f"note: {differ}, so the model cannot be the backbone beside it", file=sys.stderr, flush=True)
-    checkpoint, settings = out.with_name(out.name + ".ckpt"), f"{recipe}, epochs {epochs}, seed {seed}"
+    checkpoint = out.with_name(out.name + ".ckpt")
+    settings = f"{recipe}, epochs {epochs}, seed {seed}, pictures {_checksum(training)}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     count = min(recipe.pictures or len(training), len(training))
     steps = math.ceil(count / recipe.batch_size)
@@ -243,6 +245,14 @@ def _freeze(model: nn.Module, recipe: Recipe) -> None:
             module.eval().requires_grad_(False)
 
 
+def _checksum(training: ImageSet) -> str:
+    """Of what is trained on."""
+    digest = hashlib.sha256(training.images.numpy().tobytes())
+    digest.update(training.labels.numpy().tobytes())
+    digest.update(repr(training.classes).encode())
+    return digest.hexdigest()[:12]
+
+
 def _flops_per_image(model: nn.Module, task: Task, size: int) -> float:
     """Operations of one training image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -258,7 +268,8 @@ def _resume(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["settings"] != settings:
-            print(f"{path} belongs to another recipe, seed or number of epochs: starting anew", file=sys.stderr)
+            line = f"{path} belongs to another recipe, seed, number of epochs or other pictures: starting anew"
+            print(line, file=sys.stderr)
             return 0, 0.0
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
