@@ -20,4 +20,4 @@ test: .venv
 	PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/check
 
 .venv:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }

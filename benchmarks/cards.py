@@ -93,7 +93,7 @@ def zoo() -> str:
         "100 steps, 5,000 queries, seed 0) with the budget in the next column. Beside each target of Table VI the "
         "published model in whose row it stands, with the accuracies that RobustBench states (of larger networks "
         "and far longer trainings), and how many points ours are below. Made by "
-        "`python benchmarks/cards.py --cifar10 DIR --photo DIR -n 128`.", "",
+        "`python benchmarks/cards.py --cifar10 DIR --photo DIR -n N`.", "",
         "| model | network | million weights | training | epochs | seed | clean | PGD-20 | AutoAttack | budget | "
         "published: clean, AutoAttack | below |",
         "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -118,8 +118,11 @@ def zoo() -> str:
             f"| {name} | {network} | {weights:.1f} | {training} | {card['epochs']} | {card['seed']} | "
             f"{' | '.join(cells)} | {card['pgd20_eps'] * 255:g}/255 | {best} | {below} |"
         )
-    lines += ["", "Epochs are those of the last training; what it started from, and the command, are in the card "
-              "(`mspd.models.card_of`)."]  # fmt: skip
+    lines += [
+        "",
+        "Epochs are those of the last training; what it started from, and the command, are in the card "
+        "(`mspd.models.card_of`). CIFAR-10 is, for training and test alike, a copy whose pictures were JPEG-coded.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,12 +1,16 @@
 """The whole method on tensors and pixels: budget, grid, range, batches, sizes; and the resize view by closed forms."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+import mspd
 from mspd import Protector
 from mspd.errors import InputError, UsageError
 from mspd.images import to_tensor
@@ -276,3 +280,19 @@ def test_no_pixel_moves_further_than_the_levels() -> None:
 def test_backbone_that_is_no_classifier(name: str) -> None:
     with pytest.raises(UsageError, match=f"backbone {name}: not a classifier"):
         Protector("cifar10", backbone=name)
+
+
+def test_one_call_takes_what_a_protector_takes(tiny: str, tmp_path: Path) -> None:
+    source = tmp_path / "a.png"
+    Image.fromarray(pixels(40, 50)).save(source)
+    done = mspd.protect(source, preset=tiny, eps=4 / 255, device="cpu", seed=3)
+    assert done.output == str(tmp_path / "a.protected.png")
+    assert 0 < done.linf <= 4
+    again = mspd.Protector(tiny, eps=4 / 255).protect_file(source, tmp_path / "b.png", seed=3)
+    assert (tmp_path / "a.protected.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert again.eps == done.eps
+    lossy = mspd.protect(source, tmp_path / "c.jpg", preset=tiny, quality=60)
+    assert lossy.lossy
+    with pytest.raises(UsageError, match="less than a grey level"):
+        mspd.protect(source, tmp_path / "d.png", preset=tiny, eps=1e-4)
+    assert not (tmp_path / "d.png").exists()

@@ -1,5 +1,6 @@
 """The shipped weights do what their cards and the README say, on a few pictures (the benchmarks measure on many)."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -28,6 +29,24 @@ def test_card_says_how_it_was_made(name: str) -> None:
     for field in ("epochs", "seed", "training_hours", "command", "eps", "teacher"):
         assert field in card, field
     assert card["command"].startswith(f"mspd train {name} ")
+    assert ("JPEG-coded" in card.get("data", "")) is (card["dataset"] == "CIFAR-10")
+
+
+def test_notice_names_the_weights_of_others() -> None:
+    notice = (Path(__file__).parents[1] / "NOTICE").read_text()
+    derived = [name for name in mspd.list_models() if card_of(name)["architecture"] == "efficientnet_lite0"]
+    assert len(derived) == 3
+    assert all(name in notice for name in derived)
+
+
+def test_networks_of_one_kind_have_seeds_of_their_own() -> None:
+    """Where nothing else differs before the first step, equal seeds are equal first weights: not another model."""
+    first = [
+        (card["dataset"], card["architecture"], json.dumps(card["arguments"], sort_keys=True), card["seed"])
+        for card in map(card_of, CLASSIFIERS)
+        if card.get("start") is None and card["eps"]
+    ]
+    assert len(set(first)) == len(first)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

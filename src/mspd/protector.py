@@ -266,8 +266,21 @@ def _check_budget(eps: float) -> None:
         raise UsageError(f"eps is {eps:g}, less than a grey level of 8-bit pictures: at least 1/255")
 
 
-def protect(source: str | Path, out: str | Path | None = None, *, preset: str = "photo", seed: int = 0) -> Protection:
-    """Protect one file with a preset; `out` is `NAME.protected.png` beside it unless given."""
+def protect(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    preset: str | Preset = "photo",
+    seed: int = 0,
+    quality: int = 95,
+    **options: Any,
+) -> Protection:
+    """Protect one picture file with a preset; `out` is `NAME.protected.png` beside it unless given.
+
+    `quality` is that of JPEG and WebP; `options` are those of `Protector` (eps, n_samples, soft_labels, backbone,
+    device). For many files make one `Protector` and call its `protect_file`. ImageError, and no file, for a picture
+    that cannot be read or a result that cannot be written; UsageError for wrong options.
+    """
     source = Path(source)
     target = Path(out) if out is not None else source.with_name(source.stem + ".protected.png")
-    return Protector(preset).protect_file(source, target, seed=seed)
+    return Protector(preset, **options).protect_file(source, target, seed=seed, quality=quality)

@@ -224,6 +224,12 @@ class Verifier:
         )  # fmt: skip
 
 
-def verify(original: str | Path, protected: str | Path, *, preset: str = "photo", seed: int = 0) -> Verification:
-    """Attack both files on the preset's unseen targets; see `Verification`."""
-    return Verifier(preset)(original, protected, seed=seed)
+def verify(
+    original: str | Path, protected: str | Path, *, preset: str = "photo", seed: int = 0, device: str = "auto"
+) -> Verification:
+    """Attack both files on the preset's unseen targets; see `Verification`. For many files make one `Verifier`.
+
+    ImageError for a file that cannot be read, or for two that do not show the same picture; UsageError for an unknown
+    preset or device.
+    """
+    return Verifier(preset, device=device)(original, protected, seed=seed)

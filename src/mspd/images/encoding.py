@@ -25,6 +25,10 @@ def refuse_unfit(picture: Picture, form: str, out: str | Path) -> None:
         refuse(out, "WebP is always colour and the picture has a grey colour profile; use .png, .tif or .jpg")
 
 
+#: of zlib: a third of the time of the usual 6 for files 5 % larger
+PNG_LEVEL = 4
+
+
 def to_bytes(picture: Picture, pixels: Pixels, form: str, quality: int, out: str | Path) -> bytes:
     """The bytes of a file of that format, with all that belongs to the picture."""
     if form == "WEBP" and pixels.shape[2] == 1:
@@ -40,6 +44,8 @@ def to_bytes(picture: Picture, pixels: Pixels, form: str, quality: int, out: str
         options["exif"] = b"Exif\0\0" + picture.exif
     if picture.xmp and form in ("JPEG", "WEBP"):
         options["xmp"] = picture.xmp
+    if form == "PNG":
+        options["compress_level"] = PNG_LEVEL
     if form == "PNG" and picture.xmp:
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", picture.xmp)
