@@ -577,6 +577,20 @@ def test_png_colours_in_cicp(tmp_path, cicp, line):
         assert refusal(tmp_path / "a.png").startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("gamma", "more", "line"),
+    [(100_000, b"", "a gamma of 1 without"), (45_455, b"", None), (45_000, b"", None), (0, b"", None),
+     (100_000, chunk(b"sRGB", b"\0"), None)],
+)  # fmt: skip
+def test_png_gamma(tmp_path, gamma, more, line):
+    chunks = more + chunk(b"gAMA", gamma.to_bytes(4, "big"))
+    (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunks))
+    if line is None:
+        assert read(tmp_path / "a.png").pixels.shape == (2, 2, 3)
+    else:
+        assert refusal(tmp_path / "a.png").startswith(line)
+
+
 def test_too_many_pixels_are_refused_from_the_header(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(png(30_000, 30_000, 8, 2, b""))
