@@ -42,6 +42,7 @@ from mspd.defenses import mcgs
 from mspd.errors import InputError, MspdError, UsageError
 from mspd.metrics import l2
 from mspd.models import build, card_of, load_model, save_model
+from mspd.objectives import margin
 from mspd.presets import PRESETS, Preset
 from mspd.purifiers import diffpure
 from mspd.smoothing import smoothed_epoch
@@ -1034,6 +1035,33 @@ def test_attacks_of_other_libraries(measure: Callable[..., Summary]) -> None:
         with pytest.raises(UsageError, match="this attack is made for Linf, not for L2"):
             attack(Broken(""), x, y, eps=EPS, norm="L2", generator=torch.Generator())
     assert np.random.get_state()[1].tolist() == state  # type: ignore[union-attr,index]
+
+
+def test_real_attacks_of_other_libraries() -> None:
+    """foolbox and ART themselves: in the ball, and PGD of three libraries agrees on what it breaks."""
+    foolbox = pytest.importorskip("foolbox")
+    art = pytest.importorskip("art.attacks.evasion")
+    model = mspd.load_model("rn18-cifar10")
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.25
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    own = dict(eps=EPS, norm="Linf")
+    descents = {
+        "mspd": partial(pgd, steps=10),
+        "foolbox": from_foolbox(foolbox.attacks.LinfPGD(steps=10, rel_stepsize=0.25)),
+        "art": from_art(art.ProjectedGradientDescent, eps_step=EPS / 4, max_iter=10, num_random_init=1, verbose=False),
+    }
+    leads = {}
+    for name, attack in descents.items():
+        x_adv = attack(model, x, y, **own, generator=torch.Generator().manual_seed(0))
+        assert float((x_adv - x).abs().max()) <= EPS + 1e-6
+        assert float(x_adv.min()) >= 0 <= 1 >= float(x_adv.max())
+        with torch.no_grad():
+            leads[name] = float(margin(model(x_adv), y).mean())
+    assert max(leads.values()) - min(leads.values()) < 0.1 * (max(leads.values()) - float(margin(model(x), y).mean()))
+    nearest = from_art(art.DeepFool, max_iter=3, nb_grads=3, verbose=False)
+    x_adv = nearest(model, x, y, **own, generator=torch.Generator().manual_seed(0))
+    assert 0 < float((x_adv - x).abs().max()) <= EPS + 1e-6
 
 
 def test_adapters_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.ball import check_norm, image_generators
+from mspd.ball import check_norm, image_generators, project
 from mspd.errors import UsageError
 from mspd.guard import eval_mode, seeded
 
@@ -77,7 +77,8 @@ def from_foolbox(attack: Any, *, norm: str = "Linf") -> Function:
 
 def from_art(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -> Function:
     """An mspd attack made of an evasion class of the Adversarial Robustness Toolbox; it is built as
-    attack(classifier, eps=eps, **params) for each call, with `norm` where the class takes one."""
+    attack(classifier, **params) for each call, with `eps` and `norm` where the class takes them. What it returns is cut
+    to the budget: some classes, DeepFool for one, look for the nearest misread point, however far it is."""
     _refuse_instance(attack, "ART")
     return partial(_art, attack=attack, made_for=norm, params=params)
 
@@ -120,7 +121,8 @@ def _art(
     attack: Callable[..., Any], made_for: str, params: Mapping[str, Any],
 ) -> Tensor:  # fmt: skip
     estimators = _library("art.estimators.classification", "adversarial-robustness-toolbox")
-    order = {"norm": torch.inf if norm == "Linf" else 2} if "norm" in inspect.signature(attack).parameters else {}
+    wanted = {"eps": eps, "norm": torch.inf if norm == "Linf" else 2}
+    own = {key: value for key, value in wanted.items() if key in inspect.signature(attack).parameters}
     with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
@@ -128,8 +130,9 @@ def _art(
             model, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=classes,
             clip_values=(0.0, 1.0), device_type="cpu" if x.device.type == "cpu" else "gpu",
         )  # fmt: skip
-        made = attack(classifier, eps=eps, **order, **params)
-        return torch.as_tensor(made.generate(x.detach().cpu().numpy(), y.cpu().numpy())).to(x)
+        made = attack(classifier, **own, **params)
+        found = torch.as_tensor(made.generate(x.detach().cpu().numpy(), y.cpu().numpy())).to(x)
+    return project(found, x, eps, norm)
 
 
 def _library(module: str, package: str) -> Any:
