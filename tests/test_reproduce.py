@@ -291,6 +291,7 @@ def test_reversion_flags() -> None:
     seen = replace(back, lpips=torch.full((1000,), 0.1)), replace(defended, lpips=torch.full((1000,), 0.2))
     assert fig8.flags(plain, seen[1], seen[0]) == "yes, yes, yes"
     assert fig8.flags(plain, defended, None) == "-"
+    assert fig8.flags(plain, defended, back.first(900)) == "yes, yes, -"  # stopped before it had all pictures
 
 
 def test_rank_correlation() -> None:

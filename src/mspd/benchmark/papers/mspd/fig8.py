@@ -64,9 +64,11 @@ def extras(study: Study) -> None:
 
 
 def flags(plain: Field | None, defended: Field | None, reverted: Field | None) -> str:
-    """The three parts of a successful reversion, "falls, rises, falls" where it is one."""
+    """The three parts of a successful reversion, "yes, yes, yes" where it is one, on the pictures that all have."""
     if plain is None or defended is None or reverted is None:
         return NOTHING
+    n = min(map(len, (plain, defended, reverted)))
+    plain, defended, reverted = (each.first(n) for each in (plain, defended, reverted))
     pair = (defended.lpips, reverted.lpips)
     known = None if any(bool(v.isnan().any()) for v in pair) else pair
     found = criterion((plain.robust, defended.robust, reverted.robust), (defended.ssim, reverted.ssim), known)
