@@ -1,5 +1,5 @@
-"""The gray surrogate: the backbone's architecture, trained by another recipe and seed. It is what an attacker has who
-knows the backbone's architecture but not its weights, and a robust target of its own."""
+"""The gray surrogate: the backbone's architecture, trained by another recipe and with another seed (its card has it).
+It is what an attacker has who knows the backbone's architecture but not its weights, and a robust target of its own."""
 
 from mspd.training.recipe import Recipe
 
