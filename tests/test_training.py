@@ -79,23 +79,28 @@ def test_training_writes_weights_and_card(recipe: Recipe, pictures: Path, tmp_pa
     assert load_model(out)(x).shape == (20, 10)
 
 
-@pytest.mark.parametrize("recipe", [STANDARD, ADVERSARIAL], ids=["standard", "adversarial"])
-def test_killed_and_resumed_gives_the_same_bytes(
-    recipe: Recipe, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    unbroken, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    train(recipe, pictures, unbroken, seed=1)
+def train_until_killed(monkeypatch: pytest.MonkeyPatch, recipe: Recipe, pictures: Path, out: Path, seed: int) -> None:
+    """Ends in the second epoch; an epoch has 5 steps."""
     calls: Iterator[int] = iter(range(100))
 
     def killed(x: torch.Tensor, **options: object) -> torch.Tensor:
-        if next(calls) == 7:  # an epoch has 5 steps
+        if next(calls) == 7:
             raise KeyboardInterrupt
         return augment(x, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "augment", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, pictures, broken, seed=1)
+            train(recipe, pictures, out, seed=seed)
+
+
+@pytest.mark.parametrize("recipe", [STANDARD, ADVERSARIAL], ids=["standard", "adversarial"])
+def test_killed_and_resumed_gives_the_same_bytes(
+    recipe: Recipe, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unbroken, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    train(recipe, pictures, unbroken, seed=1)
+    train_until_killed(monkeypatch, recipe, pictures, broken, seed=1)
     assert not broken.exists()
     assert (tmp_path / "b.safetensors.ckpt").exists()
     torch.rand(100)  # the state of the process is another one
@@ -119,19 +124,10 @@ def test_other_pictures_start_anew(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint of other pictures is not gone on from, though nothing else differs."""
-    other, out, calls = tmp_path / "other", tmp_path / "a.safetensors", iter(range(100))
+    other, out = tmp_path / "other", tmp_path / "a.safetensors"
     shutil.copytree(pictures, other)
     Image.new("RGB", (16, 16)).save(other / "train" / "cat" / "0.png")
-
-    def killed(x: torch.Tensor, **options: object) -> torch.Tensor:
-        if next(calls) == 7:  # an epoch has 5 steps
-            raise KeyboardInterrupt
-        return augment(x, **options)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "augment", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(STANDARD, pictures, out)
+    train_until_killed(monkeypatch, STANDARD, pictures, out, seed=0)
     train(STANDARD, other, out)
     assert "number of epochs or other pictures: starting anew" in capsys.readouterr().err
 
