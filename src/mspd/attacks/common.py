@@ -22,8 +22,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def check_call(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *, classes: int = 2, **counts: int
 ) -> None:
-    """The contract of every attack: images in [0, 1], hard labels that the model has, a budget, at least `classes`
-    classes, at least one of each of `counts`. Costs one call of the model with one image."""
+    """The contract of every attack: `check_inputs`, and labels that the model has, of at least `classes` classes. Costs
+    one call of the model with one image."""
+    check_inputs(x, y, eps, norm, **counts)
+    with eval_mode(model):
+        logits = predict(model, x[:1])
+    check_logits(logits.expand(len(y), -1), y)
+    if logits.shape[1] < classes:
+        raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
+
+
+def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, **counts: int) -> None:
+    """Images in [0, 1], hard labels, a budget, at least one of each of `counts`. Does not call the model: an attack
+    that counts its calls looks at the first answer with `check_logits`."""
     for name, count in counts.items():
         if count < 1:
             raise UsageError(f"{name} must be at least 1")
@@ -34,11 +45,6 @@ def check_call(
         raise InputError("x requires a gradient, which an attack does not pass on: pass x.detach()")
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
-    with eval_mode(model):
-        logits = predict(model, x[:1])
-    check_logits(logits.expand(len(y), -1), y)
-    if logits.shape[1] < classes:
-        raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
 
 
 def _filled(rows: Tensor) -> Tensor:

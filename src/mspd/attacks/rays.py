@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, predict, wrong
+from mspd.attacks.common import check_inputs, predict, wrong
 from mspd.ball import project
-from mspd.guard import eval_mode
+from mspd.guard import check_logits, eval_mode
 
 #: width of the interval at which a search of the boundary stops, in L2 units
 TOLERANCE = 1e-3
@@ -35,14 +35,14 @@ def rays(
     move found, in `norm`, infinite where there is none. Deterministic: nothing is drawn from `generator`.
     Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm, n_queries=n_queries)
+    check_inputs(x, y, eps, norm, n_queries=n_queries)
     size = x[0].numel()
     flat, device = x.flatten(1), x.device
     signs = torch.ones_like(flat)
     reach = torch.full((len(x),), torch.inf, device=device)  # L2 length along the unit sign vector, before clipping
     nearest = flat.clone()
     length = torch.full((len(x),), torch.inf, device=device)
-    counted = torch.zeros(len(x), dtype=torch.int64, device=device)
+    counted = torch.ones(len(x), dtype=torch.int64, device=device)
 
     def misread(rows: Tensor, directions: Tensor, along: Tensor) -> Tensor:
         """Whether the images `rows` are misread `along` (L2) their directions; one query each."""
@@ -51,8 +51,9 @@ def rays(
         return wrong(predict(model, z.view(-1, *x.shape[1:])), y[rows])
 
     with eval_mode(model):
-        every = torch.arange(len(x), device=device)
-        already = misread(every, signs, torch.zeros(len(x), device=device))
+        logits = predict(model, x)
+        check_logits(logits, y)
+        already = wrong(logits, y)
         length[already] = reach[already] = 0
         level, block = 0, 0
         while True:

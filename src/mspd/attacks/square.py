@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, predict, read_right
+from mspd.attacks.common import check_inputs, predict, wrong
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
-from mspd.guard import eval_mode
+from mspd.guard import check_logits, eval_mode
 from mspd.objectives import margin
 
 #: of 10,000 queries, those after which the squares' share of the image is halved
@@ -39,14 +39,16 @@ def square(
     its own squares, from its own generator. `queries` (B,) int64 is filled with the number of calls of the model that
     each image took, the look at x itself included. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm, n_queries=n_queries)
+    check_inputs(x, y, eps, norm, n_queries=n_queries)
     if norm == "L2" and min(x.shape[2:]) < 5:
         raise UsageError("square in L2 needs pictures of at least 5 x 5 pixels: use norm='Linf'")
     counted = torch.ones(len(x), dtype=torch.int64)
     best = x.clone()
     with eval_mode(model):
         draws = _Draws(image_generators(x, generator))
-        live = read_right(model, x, y)
+        logits = predict(model, x)
+        check_logits(logits, y)
+        live = (~wrong(logits, y)).nonzero()[:, 0]
         if n_queries > 1 and len(live):
             first = start(live) if start is not None else _first(x[live], draws, live, eps, norm)
             best[live] = project(first, x[live], eps, norm)
