@@ -39,11 +39,11 @@ def report(found: Found, tier: Tier) -> Report:
     plain, _, _, ten, twenty = variants.fields(found, tier, chosen)
     costs, names = found.extras.get("cost", {}), list(variants.defenses(tier, chosen))
     slow, quick = (costs.get(f"{name} on {found.backbone}") for name in (names[1], OURS))
-    claim = "PGD20 takes 10 to 25 times as long as a single step, N 20"
+    claim = "PGD20 takes 10 to 25 times the passes of a single step, N 20"
     if slow is None or quick is None:
         longer = Ordering(claim, None, "")
     else:
-        ratio = slow["gradients"] / quick["gradients"]
+        ratio = slow["passes"] / quick["passes"]
         longer = Ordering(claim, 10 <= ratio <= 25, f"{ratio:.1f} times")
     orderings = [
         above("single step with N 20 at least PGD20 without smoothing - 0.5", twenty, plain, by=-0.5),
