@@ -61,6 +61,7 @@ def test_page_is_complete_and_blinded(study: tuple[Path, str]) -> None:
         )
         assert 0 < np.abs(a - b).max() <= 8
     assert "| MCGS | SSIM |" in proxy
+    assert (folder / "proxy.md").read_text().endswith(proxy)
     with pytest.raises(UsageError, match="holds a study already"):
         userstudy.make(folder.parent / "data", folder)
     (folder.parent / "half").mkdir()
@@ -79,8 +80,9 @@ def test_score(study: tuple[Path, str], tmp_path: Path) -> None:
     files = [answers(folder, tmp_path / f"{n}.json", worse, str(n)) for n, worse in enumerate((pgd, pgd, {one}))]
     table = userstudy.score(folder / "key.json", files)
     assert table.startswith("3 participants.")
-    assert "| PGD | 0/20 | 20/20 | 0/20 | 0/20 | 0/20 | 20/100 [13.3%, 28.9%] | 40/300 |" in table
-    assert "| MCGS | 0/20 | 0/20 | 0/20 | 0/20 | 0/20 | 0/100 [0.0%, 3.7%] | 1/300 |" in table
+    assert "| PGD | 0/20 [0.0%, 16.1%] | 20/20 [83.9%, 100.0%] |" in table
+    assert "| 20/100 [13.3%, 28.9%] | 13.3% [8.1%, 18.6%] | 3, 6, 4, 4, 3; 20/100 |" in table
+    assert "| 0/100 [0.0%, 3.7%] | 0.3% [0.0%, 1.0%] | 1, 2, 1, 1, 1; 6/100 |" in table
 
 
 def test_files_that_are_no_answers(

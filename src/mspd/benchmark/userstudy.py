@@ -10,6 +10,7 @@ import hashlib
 import html
 import io
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ CONDITIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def make(data: Path, out: Path, *, preset: str = "cifar10", seed: int = 0, device: str = "auto") -> str:
-    """Write study.html for the participants and key.json for whoever scores, from the first 100 test pictures; return
-    the proxy as Markdown. Both methods get the same pictures in the same condition. UsageError when there are fewer,
-    or when `out` holds a study already."""
+    """Write study.html for the participants, key.json for whoever scores and the proxy as proxy.md, from the first 100
+    test pictures; return the proxy. Both methods get the same pictures in the same condition. UsageError when there are
+    fewer, or when `out` holds a study already."""
     if any((out / name).exists() for name in ("study.html", "key.json")):
         raise UsageError(f"{out}: holds a study already; choose another folder")
     protector = Protector(preset, n_samples=20, device=device)
@@ -85,7 +86,14 @@ def make(data: Path, out: Path, *, preset: str = "cifar10", seed: int = 0, devic
     text = json.dumps(key, indent=1) + "\n"
     write(out / "study.html", _page(shuffled, _name(text)))
     write(out / "key.json", text)
-    return proxy(items)
+    said = proxy(items)
+    head = (
+        f"Preset {preset}, the first {needed} test pictures, {EACH} in each condition, PGD on {settings.targets[0]}, "
+        f"{settings.eps * 255:g}/255, seed {seed}. Higher SSIM and lower LPIPS mean closer to the original in the same "
+        "condition. Made by `mspd userstudy make --data DIR -o DIR`."
+    )
+    write(out / "proxy.md", f"# Table IX without participants\n\n{head}\n\n{said}")
+    return said
 
 
 def _name(key: str) -> str:
@@ -162,8 +170,9 @@ document.querySelector("form").addEventListener("submit", event => {{
 
 
 def score(key: Path, files: Sequence[Path]) -> str:
-    """Table IX from filled files: pictures that most participants call worse, and the rate of single votes with its
-    95 % interval. UsageError or InputError for files that are not answers to this study."""
+    """Table IX from filled files: pictures that most participants call worse, and the share of single votes, each with
+    its 95 % interval (the votes' over pictures, since the votes on one picture go together). UsageError or InputError
+    for files that are not answers to this study."""
     text = _read(key)
     items = _items(key, text)
     ids = {item["id"] for item in items}
@@ -178,20 +187,26 @@ def score(key: Path, files: Sequence[Path]) -> str:
     head = ["method", *CONDITIONS, "all", "single votes", "paper"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for method in METHODS:
-        cells, total, votes = [], 0, 0
+        cells, total = [], 0
+        shares: list[float] = []
         for condition in CONDITIONS:
             group = [item["id"] for item in items if (item["method"], item["condition"]) == (method, condition)]
             worse = [sum(answers[i] for answers in ballots.values()) for i in group]
             degraded = sum(2 * count > len(ballots) for count in worse)
-            cells.append(f"{degraded}/{len(group)}")
-            total, votes = total + degraded, votes + sum(worse)
-        count = EACH * len(CONDITIONS)
-        low, high = wilson(total, count)
-        rates = [f"{total}/{count} [{low:.1%}, {high:.1%}]", f"{votes}/{count * len(ballots)}"]
+            cells.append(_share(degraded, len(group)))
+            total, shares = total + degraded, [*shares, *(count / len(ballots) for count in worse)]
+        mean, spread = statistics.fmean(shares), 1.96 * statistics.stdev(shares) / len(shares) ** 0.5
+        votes = f"{mean:.1%} [{max(0.0, mean - spread):.1%}, {min(1.0, mean + spread):.1%}]"
+        rates = [_share(total, len(shares)), votes]
         published = f"{', '.join(map(str, PAPER[method]))}; {sum(PAPER[method])}/100"
         lines.append("| " + " | ".join([method, *cells, *rates, published]) + " |")
     said = f"{len(ballots)} participants. A picture counts as worse when more than half of them say so."
     return "\n".join([said, "", *lines]) + "\n"
+
+
+def _share(count: int, of: int) -> str:
+    low, high = wilson(count, of)
+    return f"{count}/{of} [{low:.1%}, {high:.1%}]"
 
 
 def _read(path: Path) -> str:
