@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import random
 import re
@@ -149,8 +150,8 @@ def test_rows_and_files(measure: Callable[..., Summary], pictures: tuple[Tensor,
     ]
     assert list(found[0]) == [
         "id", "label", "defense", "backbone", "treatment", "target", "attack", "before", "after", "after_8bit",
-        "defense_linf", "defense_l2", "ssim", "lpips", "attack_linf", "attack_l2", "attack_ssim", "attack_lpips",
-        "queries", "seed", "versions",
+        "defense_linf", "defense_l2", "ssim", "psnr", "lpips", "attack_linf", "attack_l2", "attack_ssim",
+        "attack_lpips", "queries", "seed", "versions",
     ]  # fmt: skip
     for row in found:
         i, none = row["id"], row["defense"] == "none"
@@ -160,10 +161,12 @@ def test_rows_and_files(measure: Callable[..., Summary], pictures: tuple[Tensor,
         assert torch.__version__ in row["versions"]
         assert 0 < row["attack_linf"] <= EPS + 1e-6
         if none:
-            assert (row["defense_linf"], row["defense_l2"], row["ssim"]) == (0, 0, 1)
+            assert (row["defense_linf"], row["defense_l2"], row["ssim"], row["psnr"]) == (0, 0, 1, None)
         else:
             assert 0 < row["defense_linf"] <= EPS + 1e-6
             assert row["ssim"] < 1
+            error = row["defense_l2"] ** 2 / x[0].numel()
+            assert row["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-3)
     # What was scored is what the file holds.
     files = sorted((summary.out / "defended").rglob("*.png"))
     assert [file.name for file in files] == [f"{i:05d}.png" for i in range(5)]
@@ -213,11 +216,12 @@ def test_summary_of_known_rows() -> None:
         return [
             {**vars(cell), "id": i, "label": 1, "before": 0 if c == "w" else 1, "after": 1 if c in "wr" else 0,
              "after_8bit": 0 if c == "b" else 1, "defense_linf": 0.5, "defense_l2": 1.0, "ssim": 0.5,
+             "psnr": None if defense == "none" else 30.0 + i, "lpips": None,
              "attack_linf": 0.25, "attack_l2": float(i), "queries": 10 * i}
             for i, c in enumerate(reads)
         ]  # fmt: skip
 
-    none, mcgs = summarise(made("none", "wwbbfr") + made("mcgs", "wrrbrr"))
+    (none, mcgs), _ = summarise(made("none", "wwbbfr") + made("mcgs", "wrrbrr"))
     assert (none.n, none.clean_acc, none.robust_acc, none.robust_acc_8bit) == (6, 4 / 6, 1 / 6, 2 / 6)
     assert (mcgs.clean_acc, mcgs.robust_acc) == (5 / 6, 4 / 6)
     assert none.clean_interval == mspd.metrics.wilson(4, 6)
@@ -228,6 +232,7 @@ def test_summary_of_known_rows() -> None:
     assert mcgs.robust_gain[0] == pytest.approx(3 / 6)
     assert (none.queries, none.attack_l2) == (30, 3)  # of the images 2, 3 and 4, which were broken
     assert (mcgs.queries, mcgs.ssim) == (30, 0.5)
+    assert (none.psnr, mcgs.psnr, mcgs.lpips) == (None, 32.5, None)
 
 
 def test_defences_against_each_other(measure: Callable[..., Summary], tmp_path: Path) -> None:

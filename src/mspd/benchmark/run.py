@@ -1,6 +1,7 @@
 """The runner: one piece of images after the other, each through every cell of the grid."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,12 +17,12 @@ from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write
-from mspd.benchmark.summary import Summary, compare, markdown, summarise
+from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
 from mspd.errors import InputError
 from mspd.guard import check_accuracy, check_logits, check_mode, check_model, check_result, eval_mode, seeded
 from mspd.images import quantise
-from mspd.metrics import l2, linf, lpips, ssim, wilson
+from mspd.metrics import l2, linf, lpips, psnr, ssim, wilson
 from mspd.presets import Preset
 from mspd.smoothing import prepare
 
@@ -110,7 +111,7 @@ def benchmark(
             if position == 0 and done < total:
                 left = (time.perf_counter() - started) / done * (total - done)
                 console.print(f"about {_duration(left)} left")
-    summary = Summary(Path(out), in_short(store.settings), summarise(store.rows), compare(store.rows))
+    summary = Summary(Path(out), in_short(store.settings), *summarise(store.rows))
     write(Path(out) / "summary.json", summary.json())
     write(Path(out) / "summary.md", markdown(summary))
     return summary
@@ -225,6 +226,7 @@ def _measure(
             "after": _read(model, x_adv, cell.target),
             "after_8bit": _read(model, rounded, cell.target),
             "defense_linf": linf(x, original), "defense_l2": l2(x, original), "ssim": ssim(x, original),
+            "psnr": psnr(x, original),
             "lpips": lpips(x, original) if grid.lpips else None,
             "attack_linf": linf(x_adv, x), "attack_l2": l2(x_adv, x), "attack_ssim": ssim(x_adv, x),
             "attack_lpips": lpips(x_adv, x) if grid.lpips else None,
@@ -268,6 +270,8 @@ def _plain(column: Tensor | None, row: int) -> int | float | None:
     if column is None:
         return None
     value = column[row].item()
+    if value == math.inf:  # the PSNR of equal pictures; JSON has no word for it
+        return None
     return round(value, 6) if isinstance(value, float) else int(value)
 
 

@@ -25,9 +25,10 @@ class Score:
     `robust_acc` is the verdict on what the attack returned, `robust_acc_8bit` on the same rounded to 8 bits. Intervals
     are Wilson's, 95 %. Gains are (difference, low, high) over no defence on the same images, None without one to
     compare with; a treated picture is compared with the original treated the same way where that was measured.
-    The defence's norms and SSIM are means over all images, of the picture as it is attacked, against the original. The
-    attack's norms, against the picture that it was given, and `queries` are means over the images that it broke; None
-    where it broke none or does not count.
+    The defence's norms, SSIM and LPIPS (None where it was not measured) are means over all images, of the picture as it
+    is attacked, against the original; PSNR (dB) over those that differ, None where none does. The attack's norms,
+    against the picture that it was given, and `queries` are means over the images that it broke; None where it broke
+    none or does not count.
     """
 
     cell: Cell
@@ -42,6 +43,8 @@ class Score:
     defense_linf: float
     defense_l2: float
     ssim: float
+    psnr: float | None
+    lpips: float | None
     attack_linf: float | None
     attack_l2: float | None
     queries: float | None
@@ -81,27 +84,19 @@ class Summary:
         return json.dumps({"settings": self.settings, "scores": scores, "pairs": pairs}, indent=1) + "\n"
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> tuple[Score, ...]:
-    """One score for each cell, in the order in which the cells first appear."""
-    cells = _cells(rows)
-    verdicts = {cell: _verdicts(found) for cell, found in cells.items()}
-    return tuple(_score(cell, found, verdicts) for cell, found in cells.items())
-
-
-def compare(rows: Sequence[dict[str, Any]]) -> tuple[Pair, ...]:
-    """The defences against each other, in the order in which their cells first appear."""
-    verdicts = {cell: _verdicts(found) for cell, found in _cells(rows).items() if cell.defense != NONE}
-    return tuple(_pair(a, b, verdicts) for a, b in combinations(verdicts, 2) if _comparable(a, b))
-
-
-def _cells(rows: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
+def summarise(rows: Sequence[dict[str, Any]]) -> tuple[tuple[Score, ...], tuple[Pair, ...]]:
+    """One score for each cell, and the defences against each other, in the order in which the cells first appear."""
     cells: dict[Cell, list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault(cell_of(row), []).append(row)
-    return cells
+    verdicts = {cell: _verdicts(found) for cell, found in cells.items()}
+    scores = tuple(_score(cell, found, verdicts) for cell, found in cells.items())
+    return scores, tuple(_pair(a, b, verdicts) for a, b in combinations(cells, 2) if _comparable(a, b))
 
 
 def _comparable(a: Cell, b: Cell) -> bool:
+    if NONE in (a.defense, b.defense):
+        return False
     alike = (a.treatment, a.target, a.attack) == (b.treatment, b.target, b.attack)
     return alike and (a.defense == b.defense) != (a.backbone == b.backbone)
 
@@ -136,8 +131,8 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
     def mean(key: str) -> float:
         return round(float(sum(row[key] for row in rows)) / n, 6)
 
-    def mean_of_broken(key: str) -> float | None:
-        values = [row[key] for row in broken if row[key] is not None]
+    def mean_of(some: list[dict[str, Any]], key: str) -> float | None:
+        values = [row[key] for row in some if row.get(key) is not None]
         return round(float(sum(values)) / len(values), 6) if values else None
 
     return Score(
@@ -147,8 +142,9 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
         clean_gain=None if base is None else paired_interval(base[0][:both], clean[:both]),
         robust_gain=None if base is None else paired_interval(base[1][:both], robust[:both]),
         defense_linf=mean("defense_linf"), defense_l2=mean("defense_l2"), ssim=mean("ssim"),
-        attack_linf=mean_of_broken("attack_linf"), attack_l2=mean_of_broken("attack_l2"),
-        queries=mean_of_broken("queries"),
+        psnr=mean_of(list(rows), "psnr"), lpips=mean_of(list(rows), "lpips"),
+        attack_linf=mean_of(broken, "attack_linf"), attack_l2=mean_of(broken, "attack_l2"),
+        queries=mean_of(broken, "queries"),
     )  # fmt: skip
 
 
@@ -172,17 +168,18 @@ def markdown(summary: Summary) -> str:
         "Scored are 8-bit pictures decoded from files. In square brackets the 95 % interval, in round ones the gain "
         "over no defence on the same images, in points, with its interval.",
         "",
-        "| defence | backbone | treatment | target | attack | n | clean | robust | SSIM | queries |",
-        "|---|---|---|---|---|---:|---:|---:|---:|---:|",
+        "| defence | backbone | treatment | target | attack | n | clean | robust | SSIM | PSNR, dB | LPIPS | queries |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for score in summary.scores:
         c = score.cell
         clean = points(score.clean_acc, score.clean_interval, score.clean_gain)
         robust = points(score.robust_acc, score.robust_interval, score.robust_gain)
-        queries = "" if score.queries is None else f"{score.queries:.0f}"
+        psnr, queries = ("" if v is None else f"{v:.{d}f}" for v, d in ((score.psnr, 1), (score.queries, 0)))
+        lpips = "" if score.lpips is None else f"{score.lpips:.4f}"
         axes = (c.defense, c.backbone, c.treatment, c.target, c.attack)
         names = " | ".join(name.replace("|", "\\|") for name in axes)
-        lines.append(f"| {names} | {score.n} | {clean} | {robust} | {score.ssim:.4f} | {queries} |")
+        lines.append(f"| {names} | {score.n} | {clean} | {robust} | {score.ssim:.4f} | {psnr} | {lpips} | {queries} |")
     if summary.pairs:
         lines += [
             "",
