@@ -3,6 +3,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -297,12 +298,21 @@ def test_lpips_without_what_it_needs(home: Path, monkeypatch: pytest.MonkeyPatch
         lpips(x, ref)
     package = Package()
     monkeypatch.setitem(sys.modules, "lpips", package)
+    asked: list[str] = []
+
+    def offline(url: str, place: str, checksum: str, progress: bool) -> None:
+        asked.extend((url, place, checksum))
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(UsageError) as caught:
         lpips(x, ref)
-    assert "fetch https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in str(caught.value)
+    assert asked == [metrics._ALEXNET, str(home / "checkpoints" / "alexnet-owt-7be5be79.pth"), "7be5be79"]
+    assert "(<urlopen error no network>): fetch https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in str(
+        caught.value
+    )
     assert str(home / "checkpoints" / "alexnet-owt-7be5be79.pth") in str(caught.value)
     assert "\n" not in str(caught.value)
-    (home / "checkpoints").mkdir()
     (home / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"<!doctype html>")
     with pytest.raises(UsageError, match="not AlexNet's weights, or damaged; fetch https"):
         lpips(x, ref)

@@ -6,8 +6,10 @@ Distances and similarities take (B, C, H, W) tensors in [0, 1] of one shape and 
 import hashlib
 import importlib
 import math
+import sys
 import warnings
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -89,8 +91,8 @@ def lpips(x: Tensor, reference: Tensor) -> Tensor:
     """Learned perceptual distance of each image (Zhang et al. 2018): AlexNet, version 0.1, through the lpips package.
 
     Images are passed in [0, 1], as everywhere, and scaled to the network's [-1, 1] here; nothing is resized. Sides of
-    at least 31 pixels. UsageError when the package or AlexNet's weights are missing: nothing is downloaded here, and
-    nothing stands in for them.
+    at least 31 pixels. The first call downloads AlexNet's weights (233 MB) to where torchvision keeps them. UsageError
+    when the package is missing or the weights cannot be had: nothing stands in for them.
     """
     _check_pair(x, reference)
     if min(x.shape[2:]) < _LPIPS_SIDE:
@@ -113,9 +115,14 @@ def _lpips_network() -> nn.Module:
             library = importlib.import_module("lpips")
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
             raise UsageError("LPIPS needs the lpips package and its torchvision: pip install lpips") from error
-        if not weights.is_file():
-            raise UsageError(f"LPIPS needs AlexNet's weights, once: fetch {_ALEXNET} and put it at {weights}")
         checksum = weights.stem.rpartition("-")[2]  # the first digits, by torch's custom
+        if not weights.is_file():
+            try:
+                weights.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(_ALEXNET, str(weights), checksum, progress=sys.stderr.isatty())
+            except (OSError, HTTPException, RuntimeError) as error:
+                line = f"LPIPS needs AlexNet's weights, once, and they cannot be downloaded ({error})"
+                raise UsageError(f"{line}: fetch {_ALEXNET} by hand and put it at {weights}") from error
         if not hashlib.sha256(weights.read_bytes()).hexdigest().startswith(checksum):
             raise UsageError(f"{weights}: not AlexNet's weights, or damaged; fetch {_ALEXNET} again")
         network: nn.Module = library.LPIPS(net="alex", verbose=False)
