@@ -110,6 +110,19 @@ def test_from_pictures_to_page(name: str, pictures: tuple[Tensor, Tensor], out: 
     assert (f"![{title_of(name)}]({name}.png)" in text) is hasattr(item(name), "plot")
 
 
+@pytest.mark.parametrize("name", ["table4", "fig6"])
+def test_imagenet_has_pages_and_numbers_of_its_own(name: str, pictures: tuple[Tensor, Tensor], out: Path) -> None:
+    page = reproduce(name, pictures, out, tier=replace(SMOKE, imagenet=True), device="cpu")
+    assert page == out / f"{name}-photo.md"
+    result = json.loads(page.with_suffix(".json").read_text())
+    assert sorted(numbers(result["paper"])) == sorted(numbers(item(name).IMAGENET))
+    shown = [f"/ {value:.{1 if name == 'table4' else 4}f}" for value in numbers(list(item(name).IMAGENET.values()))]
+    assert sum(value in page.read_text() for value in shown) >= len(shown) - 3  # seconds are written otherwise
+    assert (
+        (f"({name}-photo.png)" in page.read_text()) is page.with_suffix(".png").exists() is hasattr(item(name), "plot")
+    )
+
+
 @pytest.mark.parametrize("name", ["table11", "fig6", "lemmas"])
 def test_second_call_reads_everything_back(
     name: str, pictures: tuple[Tensor, Tensor], out: Path, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +382,10 @@ def test_leaderboard_from_files(
 @pytest.mark.parametrize("name", ITEMS)
 def test_every_tier_says_what_it_needs(name: str, tier: str) -> None:
     """Without loading a model: the published ones are not here."""
+    if TIERS[tier].imagenet and not hasattr(item(name), "IMAGENET"):
+        with pytest.raises(UsageError, match=f"{name}: tier {tier} is of ImageNet's pictures"):
+            reproduce(name, Path("nowhere"), Path("nowhere"), tier=tier)
+        return
     for run in item(name).runs(TIERS[tier]):
         assert run.targets
         assert run.attacks

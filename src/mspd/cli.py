@@ -337,7 +337,9 @@ def reproduce(
             help="A table or figure; 'mspd reproduce list' shows them. leaderboard: of the tables in the folder."
         ),
     ],
-    tier: Annotated[str, typer.Option(help="smoke (seconds), embedded (shipped models) or paper.")] = "embedded",
+    tier: Annotated[
+        str, typer.Option(help="smoke, embedded (shipped models), paper, photo or paper-photo.")
+    ] = "embedded",
     data: Annotated[Path | None, typer.Option(help="Folder with test pictures, as for 'mspd train'.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for results; shared by all tables.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of each cell for now.")] = None,

@@ -1,8 +1,8 @@
 """Every table and figure of the paper (MSPD / MCGS), one file each.
 
-A file has a TITLE, the paper's numbers (PAPER), `runs(tier)`: the cells that it needs, `report(found, tier)`: the table
-beside the paper's numbers and what should hold, and, where wanted, `extras(study)`: what no grid can say, and
-`plot(study, out)`.
+A file has a TITLE, the paper's numbers (PAPER on CIFAR-10, IMAGENET where there are such), `runs(tier)`: the cells that
+it needs, `report(found, tier)`: the table beside the paper's numbers and what should hold, and, where wanted,
+`extras(study)`: what no grid can say, and `plot(study, path)`.
 """
 
 from mspd.benchmark.papers.mspd.leaderboard import leaderboard

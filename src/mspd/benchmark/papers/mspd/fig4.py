@@ -80,7 +80,7 @@ def report(found: Found, tier: Tier) -> Report:
     return Report(["strategy", "epochs", "backbone loss", "clean", "robust"], rows, orderings, remarks)
 
 
-def plot(study: Study, out: Path) -> None:
+def plot(study: Study, path: Path) -> None:
     tier, known = study.tier, study.found.extras["backbone loss"]
     if not known:
         return  # stopped before all pictures
@@ -93,4 +93,4 @@ def plot(study: Study, out: Path) -> None:
             for k, name in names.items()
             if (field := study.found.get(tier.target, ATTACK, name)) is not None
         ]
-    curves(panels, "epochs", out / "fig4.png")
+    curves(panels, "epochs", path)

@@ -49,11 +49,11 @@ def report(found: Found, tier: Tier) -> Report:
     return Report(["pictures", "SSIM of MCGS", "SSIM of PGD"], rows, orderings, remarks)
 
 
-def plot(study: Study, out: Path) -> None:
+def plot(study: Study, path: Path) -> None:
     ids = study.found.extras["variance order"][:4]
     shown = study.defended(runs(study.tier)[0], OURS)
     if shown is None:
         return  # stopped before the pictures of least and most variance
     x = study.originals(study.tier.n)[0][ids].cpu()
     columns = {"original": x, "PGD": adversarials(study, ATTACK, ids), "MCGS": shown[ids].cpu()}
-    pictures(columns, x, out / "fig7.png")
+    pictures(columns, x, path)

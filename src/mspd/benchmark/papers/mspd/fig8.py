@@ -130,11 +130,11 @@ def report(found: Found, tier: Tier) -> Report:
     return Report(head, rows, orderings, remarks)
 
 
-def plot(study: Study, out: Path) -> None:
+def plot(study: Study, path: Path) -> None:
     run = runs(study.tier)[0]
     columns = {"original": study.originals(4)[0]}
     for row, treatment in ROWS.items():
         found = None if treatment is None else study.defended(run, OURS, treatment=treatment)
         if found is not None:
             columns[row] = found[:4]
-    pictures(columns, columns["original"], out / "fig8.png")
+    pictures(columns, columns["original"], path)

@@ -51,7 +51,7 @@ def report(found: Found, tier: Tier) -> Report:
     return Report(["backbones", "kind", "cosine of perturbations"], rows, orderings)
 
 
-def plot(study: Study, out: Path) -> None:
+def plot(study: Study, path: Path) -> None:
     x, y = study.originals(study.tier.n)
     cars = (y == CAR).nonzero()[:, 0].tolist()
     ids = [*cars[:2], *(i for i in range(4) if i not in cars[:2])][:3]
@@ -61,4 +61,4 @@ def plot(study: Study, out: Path) -> None:
         if shown is not None:
             kind = "nonrobust" if model in study.tier.nonrobust.values() else "robust"
             columns[f"{model}\n({kind})"] = shown[ids].cpu()
-    pictures(columns, columns["original"], out / "fig9.png")
+    pictures(columns, columns["original"], path)

@@ -40,13 +40,17 @@ def reproduce(
 ) -> Path:
     """Measure the table or figure `name` and write it to `out`: NAME.json, NAME.md and, where there is one, NAME.png.
 
-    data: as for `benchmark`. What is measured stays in the same folder and serves the other tables too; a call that was
-    stopped goes on, and Ctrl-C leaves a page of what there is; so does `first`, which stops each grid after so many
-    pictures, where all would take days. Returns the Markdown file. UsageError for an unknown name or tier, where
-    matplotlib is missing for a plot, and where none of the models is there; else as `benchmark`.
+    data: as for `benchmark`. A tier of ImageNet's pictures puts "-photo" behind NAME. What is measured stays in the
+    same folder and serves the other tables too; a call that was stopped goes on, and Ctrl-C leaves a page of what there
+    is; so does `first`, which stops each grid after so many pictures, where all would take days. Returns the Markdown
+    file.
+    UsageError for an unknown name or tier or a table that the tier does not have, where matplotlib is missing for a
+    plot, and where none of the models is there; else as `benchmark`.
     """
     item = _item(name)
     chosen = get_tier(tier) if isinstance(tier, str) else tier
+    if chosen.imagenet and not hasattr(item, "IMAGENET"):
+        raise UsageError(f"{name}: tier {chosen.name} is of ImageNet's pictures, on which the paper does not have it")
     out = Path(out)
     plot = getattr(item, "plot", None)
     if plot is not None:
@@ -67,20 +71,26 @@ def reproduce(
     if hasattr(item, "extras"):
         item.extras(study)
     if plot is not None:
-        plot(study, out)
-    return _write(name, item, study, picture=(out / f"{name}.png").exists())
+        plot(study, out / f"{_stem(name, chosen)}.png")
+    return _write(name, item, study)
 
 
-def _write(name: str, item: ModuleType, study: Study, *, picture: bool = False) -> Path:
+def _write(name: str, item: ModuleType, study: Study) -> Path:
     """The page and its JSON, of what is measured so far; with the plot in it where one was drawn."""
-    page = study.out / f"{name}.md"
+    page = study.out / f"{_stem(name, study.tier)}.md"
     report: Report = item.report(study.found, study.tier)
     result = _result(name, item, study, report)
     study.out.mkdir(parents=True, exist_ok=True)
     write(page.with_suffix(".json"), json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     text = markdown(item.TITLE, _setting(name, study), report, study.found.left_out)
-    write(page, text + (f"\n![{item.TITLE}]({name}.png)\n" if picture else ""))
+    plot = page.with_suffix(".png")
+    write(page, text + (f"\n![{item.TITLE}]({plot.name})\n" if plot.exists() else ""))
     return page
+
+
+def _stem(name: str, tier: Tier) -> str:
+    """What the files of a table are called."""
+    return f"{name}-photo" if tier.imagenet else name
 
 
 def _item(name: str) -> ModuleType:
@@ -145,7 +155,7 @@ def _result(name: str, item: ModuleType, study: Study, report: Report) -> dict[s
     return {
         "item": name, "title": item.TITLE, "command": _command(name, study),
         "settings": study.settings(), "versions": versions(), "date": _date(study), "seed": 0,
-        "paper": _plain(item.PAPER),
+        "paper": _plain(item.IMAGENET if study.tier.imagenet else item.PAPER),
         "cells": [{"labels": labels, **vars(cell), **each.json()} for (labels, cell), each in found.cells.items()],
         "extras": found.extras,
         "orderings": [vars(ordering) for ordering in report.orderings],

@@ -101,7 +101,7 @@ def _larger(a: Field | None, b: Field | None) -> Field | None:
     return max((f for f in (a, b) if f is not None), key=len, default=None)
 
 
-def plot(study: Study, out: Path) -> None:
+def plot(study: Study, path: Path) -> None:
     found, tier = study.found, study.tier
     shown = [("PGD", c) for c in (*QUICK, "Ours")] + [("AutoAttack", c) for c in ("UnAdv", "Bi-Level", "Ours")]
     series = {
@@ -111,7 +111,7 @@ def plot(study: Study, out: Path) -> None:
         }
         for attack, column in shown
     }
-    gains(series, "gain in robust accuracy over no defence, points", out / "table6.png")
+    gains(series, "gain in robust accuracy over no defence, points", path)
 
 
 def _gain(before: Field | None, after: Field | None) -> Interval | None:

@@ -1,4 +1,4 @@
-"""On which models, pictures and settings a table is measured: three tiers, and the defences and attacks of each."""
+"""On which models, pictures and settings a table is measured: the tiers, and the defences and attacks of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,23 +24,25 @@ class Tier:
     `nonrobust` of Tables XI and XVII. `target` stands where the paper has WideResNet-94-16, and `light` too where that
     many pictures under AutoAttack would take days; `second` stands for XCiT-L12. `gray` and `black` are the surrogates
     of the reversion, `surrogate` is the model of attackers that transfer. `n` pictures for PGD, `n_wide` for PGD on all
-    targets, `n_strong` for AutoAttack and for the defences of `epochs` epochs of `inner` steps.
+    targets, `n_strong` for AutoAttack and for the defences of `epochs` epochs of `inner` steps. With `imagenet` the
+    tier is of Table IV and Fig. 6 alone, the paper's two on ImageNet, and names no models but theirs.
     """
 
     name: str
     preset: Preset
     target: str
-    second: str
-    light: str
-    targets: Mapping[str, str]
-    backbones: Mapping[str, str]
-    nonrobust: Mapping[str, str]
-    gray: str
-    black: str
-    surrogate: str
     n: int
     n_wide: int
     n_strong: int
+    second: str = ""
+    light: str = ""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    backbones: Mapping[str, str] = field(default_factory=dict)
+    nonrobust: Mapping[str, str] = field(default_factory=dict)
+    gray: str = ""
+    black: str = ""
+    surrogate: str = ""
+    imagenet: bool = False
     samples: int = 20
     epochs: int = 100
     inner: int = 20
@@ -181,6 +183,20 @@ TIERS = {
             queries=2000, strides=10,
         ),
         _paper(),
+        Tier(
+            name="photo", preset=replace(PRESETS["photo"], targets=()), target="rn18-photo", n=128, n_wide=128,
+            n_strong=128, eps_l2=2 * 64 / 224, imagenet=True,
+        ),
+        Tier(
+            name="paper-photo",
+            preset=Preset(
+                name="mspd-paper-photo", classifier="robustbench:Tian2022Deeper_DeiT-B",
+                backbone="robustbench:Singh2023Revisiting_ViT-S-ConvStem", targets=(), size=224, eps=4 / 255,
+                n_samples=20, soft_labels=0,
+            ),
+            target="robustbench:Liu2023Comprehensive_Swin-L", n=1000, n_wide=1000, n_strong=1000, eps_l2=2.0,
+            imagenet=True,
+        ),
     )
 }  # fmt: skip
 
