@@ -55,8 +55,9 @@ def test_card_is_complete_and_true(name: str, data: Path) -> None:
     for field in ("clean_n", "pgd20_n", "pgd20_eps"):
         assert field in card, field
     assert card["training"] in ("standard", *(f"adversarial ({method})" for method in METHODS.values()))
-    test = load(data / FOLDERS[card["dataset"]], "test", size=card["size"], limit=400)
+    test = load(data / FOLDERS[card["dataset"]], "test", size=card["size"], limit=1000)
     accuracy = float((predict(mspd.load_model(name), test.floats()) == test.labels).float().mean())
+    assert abs(accuracy - card["clean_first_1000"]) <= 0.01
     spread = math.sqrt(card["clean_acc"] * (1 - card["clean_acc"]) / len(test))
     assert abs(accuracy - card["clean_acc"]) < 4 * spread
 
