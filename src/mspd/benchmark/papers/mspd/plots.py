@@ -87,7 +87,7 @@ def pictures(columns: Mapping[str, Tensor], reference: Tensor | None, path: Path
     for panel in axes.flat:
         panel.set_axis_off()
     for index, (name, stack) in enumerate(columns.items()):
-        axes[0][index].set_title("\n".join(fill(line, 16) for line in name.splitlines()), fontsize=8)
+        axes[0][index].set_title("\n".join(fill(line, 16) for line in name.splitlines()), fontsize=7)
         for row in range(count):
             axes[tall * row][index].imshow(_array(stack[row]), interpolation="nearest")
             if reference is None:
