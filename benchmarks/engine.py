@@ -81,7 +81,7 @@ def main() -> None:
     test = load(options.data, "test", limit=100)
     x, y = test.floats(), test.labels
     model = load_model(options.backbone)
-    half = bfloat16_is_faster("cpu")
+    half = bfloat16_is_faster(torch.device("cpu"))
     fast, rough = prepare(model), prepare(model, dtype=torch.bfloat16)
 
     def ours(batch: int, n: int, backbone: nn.Module = fast) -> Tensor:
@@ -99,7 +99,7 @@ def main() -> None:
 
     # before this process grows: on Linux a child's peak starts with its parent's
     memory = ", ".join(f"{kind} {peak_memory(kind, options.data):.0f} MB" for kind in ("ours", "plain", "stacked"))
-    peak = matmul_rate()
+    peak = matmul_rate(torch.device("cpu"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x[:1])
     flops = 2 * counter.get_total_flops()

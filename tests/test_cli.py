@@ -816,6 +816,9 @@ def test_train_says_what_is_missing(call: Call, tmp_path: Path) -> None:
     one_line(call("train", "rn20-cifar10", "--data", data, "--out", "m.pt"), 2, "m.pt: ", "must end in .safetensors")
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no train set here", "a sub-folder a class")
     one_line(call("train", "rn20-cifar10", "--data", "gone", *out), 2, "gone: no train set here")
+    for device in ("gpu", "cuda:99", "meta"):
+        line = f"device '{device}'"
+        one_line(call("train", "rn20-cifar10", "--data", data, *out, "--device", device), 2, line, "use auto, cpu")
     one_line(call("train", "rn20-cifar10", "--data", data, *out, "--epochs", 0), 2, "--epochs", "mspd train --help")
     (data / "train").mkdir()
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no pictures found")

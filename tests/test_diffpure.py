@@ -129,7 +129,7 @@ def test_unet_starts_at_zero_and_knows_the_time() -> None:
 
 def test_a_denoiser_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of one colour each: after a few steps the noise is told better than by saying zero."""
-    monkeypatch.setattr(loop, "matmul_rate", lambda: 1.0)
+    monkeypatch.setattr(loop, "matmul_rate", lambda device: 1.0)
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 6)):
         for name in ("a", "b"):

@@ -56,10 +56,10 @@ class Brightness(nn.Module):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "matmul_rate", lambda: 1.0)
+    monkeypatch.setattr(loop, "matmul_rate", lambda device: 1.0)
     monkeypatch.setattr(loop, "card_of", lambda name: {"classes": []})
     for module in ("robustify", "flow"):
-        monkeypatch.setattr(f"mspd.training.{module}.load_model", lambda name: Brightness())
+        monkeypatch.setattr(f"mspd.training.{module}.load_model", lambda name, device: Brightness())
 
 
 def test_flow_has_an_exact_inverse_and_volume(flow: ConditionalFlow) -> None:

@@ -57,7 +57,7 @@ def grey(path: Path, level: int) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The speed of the machine is of no interest here."""
-    monkeypatch.setattr(loop, "matmul_rate", lambda: 1.0)
+    monkeypatch.setattr(loop, "matmul_rate", lambda device: 1.0)
 
 
 # ---------------------------------------------------------------- the loop

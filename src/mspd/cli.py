@@ -404,6 +404,7 @@ def train(
     ] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     start: Annotated[str | None, typer.Option(help="Continue the weights of this model, by name or path.")] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a model by a recipe, on the pictures of the paper's data sets or on your own."""
     from mspd.training import get_recipe, list_recipes
@@ -423,7 +424,7 @@ def train(
             raise WeightsError(f"{path}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])
     with _goes_on():
-        card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command)
+        card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command, device=device)
     figures = {key: card[key] for key in card if key.endswith(("_acc", "_mse"))}
     console.print(f"{out}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 

@@ -24,12 +24,12 @@ TRADES_WEIGHT = 6.0
 class Classify:
     """Cross-entropy on pictures, or with recipe.eps on adversarial ones."""
 
-    def __init__(self, recipe: Recipe, training: ImageSet) -> None:
+    def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
         self.name = f"adversarial ({METHODS[recipe.method]})" if recipe.eps else "standard"
         attack = {"n-fgsm": 2, "pgd": 2 * recipe.steps, "trades": 2 * recipe.steps + 4}[recipe.method]
         self.passes = 3 + (attack if recipe.eps else 0)
-        self.targets = _targets(recipe, training)
+        self.targets = _targets(recipe, training, device)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return (x,)
@@ -40,8 +40,8 @@ class Classify:
         return torch.optim.SGD(groups, lr=self.recipe.lr, momentum=0.9, nesterov=True)
 
     def gradient(self, model: nn.Module, x: Tensor, index: Tensor, generator: torch.Generator, done: float) -> float:
-        y, eps, steps = self.targets[index], self.recipe.eps, self.recipe.steps
-        extra = torch.zeros(())
+        y, eps, steps = self.targets[index].to(x.device), self.recipe.eps, self.recipe.steps
+        extra = x.new_zeros(())
         if eps and self.recipe.method == "trades":
             x_adv = trades_steps(model, x, eps=eps, steps=steps, generator=generator)
             with mixed(x.device):
@@ -85,17 +85,18 @@ def evaluate_plain(model: nn.Module, data: ImageSet, *, eps: float, n: int = 100
     }
 
 
-def _targets(recipe: Recipe, training: ImageSet) -> Tensor:
-    """Soft labels (N, K): smoothed one-hot rows, mixed with the teacher's probabilities when there is a teacher."""
+def _targets(recipe: Recipe, training: ImageSet, device: torch.device) -> Tensor:
+    """Soft labels (N, K) on the CPU: smoothed one-hot rows, mixed with the teacher's probabilities when there is a
+    teacher, which computes on `device`."""
     num_classes = len(training.classes)
     targets = F.one_hot(training.labels, num_classes).float()
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
     if recipe.teacher:
-        teacher = load_model(recipe.teacher)
+        teacher = load_model(recipe.teacher, device)
         teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for start in range(0, len(training), 250):
-            x = training.floats(start, start + 250).contiguous(memory_format=torch.channels_last)
+            x = training.floats(start, start + 250).to(device).contiguous(memory_format=torch.channels_last)
             with torch.no_grad(), mixed(x.device):
                 p = (teacher(x).float().softmax(1) + teacher(x.flip(3)).float().softmax(1)) / 2
-            targets[start : start + 250].lerp_(p, recipe.teacher_weight)
+            targets[start : start + 250].lerp_(p.cpu(), recipe.teacher_weight)
     return targets

@@ -18,11 +18,11 @@ class Denoise:
 
     name, passes = "denoising", 3
 
-    def __init__(self, recipe: Recipe, training: ImageSet) -> None:
+    def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x, torch.zeros(len(x))
+        return x, x.new_zeros(len(x))
 
     def optimiser(self, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.Adam(groups, lr=self.recipe.lr)

@@ -32,10 +32,10 @@ class Flow:
 
     name, passes = "flow of adversarial perturbations, then meta-learned (MCG)", 3
 
-    def __init__(self, recipe: Recipe, training: ImageSet) -> None:
+    def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
         self.labels = training.labels
-        self.model = load_model(recipe.against)
+        self.model = load_model(recipe.against, device)
         self.source = prepare(self.model)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -46,17 +46,17 @@ class Flow:
 
     def gradient(self, model: nn.Module, x: Tensor, index: Tensor, generator: torch.Generator, done: float) -> float:
         assert isinstance(model, ConditionalFlow)
-        y = self.labels[index]
+        y = self.labels[index].to(x.device)
         if done < FIRST:
             signs = (momentum_perturbation(self.source, x, y, self.recipe.eps)).sign()
-            delta = signs + SPREAD * torch.randn(x.shape, generator=generator)
+            delta = signs + SPREAD * torch.randn(x.shape, generator=generator).to(x.device)
             loss = -model(delta, x)[1].mean() / (x[0].numel() * math.log(2))
             loss.backward()
         else:
             tuned = copy.deepcopy(model)
             inner = torch.optim.Adam(tuned.parameters(), lr=RATE)
             for _ in range(INNER):
-                latents = model.latents_of(torch.randn(x.shape, generator=generator))
+                latents = model.latents_of(torch.randn(x.shape, generator=generator).to(x.device))
                 loss = surrogate_loss(self.source, tuned, latents, x, y, self.recipe.eps)
                 inner.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -77,7 +77,7 @@ class Flow:
         with torch.no_grad():
             for start in range(0, n, 100):
                 x, y = testing.floats(start, min(start + 100, n)), testing.labels[start : min(start + 100, n)]
-                latents = model.latents_of(torch.randn(x.shape, generator=generator))
+                latents = model.latents_of(torch.randn(x.shape, generator=generator).to(x.device))
                 clean = self.source(x).argmax(1) == y
                 guess = self.source(perturbed(model, latents, x, self.recipe.eps)).argmax(1) == y
                 right, held = right + int(clean.sum()), held + int((clean & guess).sum())

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,6 +31,7 @@ from mspd.models import build, card_of, load_model, save_model
 from mspd.models.files import write_atomically
 from mspd.models.hub import is_id
 from mspd.presets import PRESETS
+from mspd.protector import pick_device
 from mspd.training.classify import Classify
 from mspd.training.denoising import Denoise
 from mspd.training.flow import Flow
@@ -41,7 +42,7 @@ from mspd.training.robustify import Robustify
 from mspd.training.standard import augment
 from mspd.training.task import Task
 
-TASKS: dict[str, Callable[[Recipe, ImageSet], Task]] = {
+TASKS: dict[str, Callable[[Recipe, ImageSet, torch.device], Task]] = {
     "classify": Classify,
     "denoise": Denoise,
     "robustify": Robustify,
@@ -58,13 +59,16 @@ def train(
     epochs: int | None = None,
     start: str | None = None,
     command: str = "",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Train `recipe` on the image set in `data`, write `out` (safetensors) and its card beside it; return the card.
 
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
     Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
+    `device` is auto, cpu, cuda or mps (UsageError where it is not there); what one has begun another can go on with.
     """
+    where = pick_device(device)
     recipe = replace(recipe, start=start or recipe.start)
     out = Path(out)
     epochs = epochs or recipe.epochs
@@ -85,13 +89,13 @@ def train(
     if recipe.task == "classify":
         arguments = {**arguments, "num_classes": len(training.classes)}
     model = build(recipe.architecture, arguments)
-    layout = _layout(model)
-    model.to(memory_format=layout)  # type: ignore[call-overload]
+    layout = _layout(model, where)
+    model.to(where, memory_format=layout)  # type: ignore[call-overload]
     origin = _start(model, recipe, recipe.start) if recipe.start else None
     _freeze(model, recipe)
     averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
-    task = TASKS[recipe.task](recipe, training)
+    task = TASKS[recipe.task](recipe, training, where)
     optimizer = task.optimiser(_groups(model, recipe))
 
     differ = difference(training.classes, wanted, classifier) if classifier else None
@@ -102,8 +106,8 @@ def train(
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     count = min(recipe.pictures or len(training), len(training))
     steps = math.ceil(count / recipe.batch_size)
-    peak = matmul_rate()
-    flops = _flops_per_image(model, task, recipe.size)
+    peak = matmul_rate(where)
+    flops = _flops_per_image(model, task, torch.zeros(1, 3, recipe.size, recipe.size, device=where))
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
     ) as progress:
@@ -126,7 +130,7 @@ def train(
                 x = augment(x, crop=recipe.crop, cutout=recipe.cutout, generator=generator)
                 if size != recipe.size:
                     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-                x = x.contiguous(memory_format=layout)
+                x = x.to(where).contiguous(memory_format=layout)
                 optimizer.zero_grad(set_to_none=True)
                 total += task.gradient(model, x, index, generator, done)
                 optimizer.step()
@@ -142,6 +146,7 @@ def train(
             _save_checkpoint(checkpoint, model, averaged, optimizer, epoch + 1, seconds, settings)
 
     final = averaged.module.eval()
+    testing = replace(testing, images=testing.images.to(where), labels=testing.labels.to(where))
     card = {
         "name": recipe.name,
         "dataset": recipe.dataset,
@@ -159,7 +164,7 @@ def train(
         "training_hours": round(seconds / 3600, 2),
         "command": command,
     }
-    save_model(final, out, card)
+    save_model(final.cpu(), out, card)
     checkpoint.unlink(missing_ok=True)
     return card
 
@@ -169,16 +174,18 @@ def one_cycle(progress: float, warmup: float) -> float:
     return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))
 
 
-def matmul_rate(seconds: float = 0.3) -> float:
-    """Floating-point operations per second of a 1024 x 1024 matrix product on this machine, best of many, in bfloat16
-    or float32, whichever is faster here."""
-    a = torch.randn(1024, 1024).to(torch.bfloat16 if bfloat16_is_faster("cpu") else torch.float32)
+def matmul_rate(device: torch.device, seconds: float = 0.3) -> float:
+    """Floating-point operations per second of a matrix product of 1024 (CPU) or 4096 rows and columns on `device`, best
+    of many, in bfloat16 or float32, whichever is faster there."""
+    side = 1024 if device.type == "cpu" else 4096
+    a = torch.randn(side, side, device=device)
+    a = a.to(torch.bfloat16 if bfloat16_is_faster(device) else torch.float32)
     best, until = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
-        a @ a
+        (a @ a)[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started)
-    return 2 * 1024**3 / best
+    return 2 * side**3 / best
 
 
 def _classifier(recipe: Recipe) -> str | None:
@@ -224,12 +231,13 @@ def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
     return f"{start} ({epochs}sha256 {card['sha256'][:12]})"
 
 
-def _layout(model: nn.Module) -> torch.memory_format:
+def _layout(model: nn.Module, device: torch.device) -> torch.memory_format:
     """channels-last, the faster one, unless a layer has a number of channels that 8 does not divide: there PyTorch's
-    weight gradient of strided 1 x 1 convolutions writes beyond its memory (2.13, oneDNN 3.12, AVX2 processors)."""
+    weight gradient of strided 1 x 1 convolutions writes beyond its memory (2.13, oneDNN 3.12, AVX2 processors). Not on
+    MPS, where releases of PyTorch get the gradients of BatchNorm wrong in it (its issue 175189)."""
     channels = [c for m in model.modules() if isinstance(m, nn.Conv2d) for c in (m.in_channels, m.out_channels)]
     aligned = all(c % 8 == 0 for c in channels if c > 3)
-    return torch.channels_last if aligned else torch.contiguous_format
+    return torch.channels_last if aligned and device.type != "mps" else torch.contiguous_format
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -253,10 +261,10 @@ def _checksum(training: ImageSet) -> str:
     return digest.hexdigest()[:12]
 
 
-def _flops_per_image(model: nn.Module, task: Task, size: int) -> float:
-    """Operations of one training image."""
+def _flops_per_image(model: nn.Module, task: Task, x: Tensor) -> float:
+    """Operations of one training image, x (1, 3, S, S)."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(*task.inputs(torch.zeros(1, 3, size, size)))
+        model.eval()(*task.inputs(x))
     return float(counter.get_total_flops() * task.passes)
 
 

@@ -29,10 +29,10 @@ class Robustify:
 
     name, passes = "adversarial augmentation (A5, empirical loss)", 3
 
-    def __init__(self, recipe: Recipe, training: ImageSet) -> None:
+    def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
         self.labels = training.labels
-        self.model = load_model(recipe.against)
+        self.model = load_model(recipe.against, device)
         self.source = prepare(self.model)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -42,7 +42,7 @@ class Robustify:
         return torch.optim.RMSprop(groups, lr=self.recipe.lr)
 
     def gradient(self, model: nn.Module, x: Tensor, index: Tensor, generator: torch.Generator, done: float) -> float:
-        y = self.labels[index]
+        y = self.labels[index].to(x.device)
         share = min(1.0, 0.1 + done / GROWTH)
         budget = share * self.recipe.eps
         x_def = (x + self.recipe.eps * model(x)).clamp(0, 1)

@@ -1,4 +1,5 @@
-"""What a training is for: one small class a kind (classify, denoise, robustify, flow), all of this shape."""
+"""What a training is for: one small class a kind (classify, denoise, robustify, flow), all of this shape, made of a
+recipe, the training set (on the CPU) and the device, on which the model and the pictures x will be."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
