@@ -1,6 +1,8 @@
 """Every attack of the table: invariants on a small network, the known optimum on a linear model, exact counts."""
 
+import inspect
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -462,16 +464,22 @@ def test_broken_images_cost_nothing_more(network: nn.Module, labels: Tensor) -> 
         (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), loss="mse"), "unknown loss 'mse': use ce or dlr"),
         (lambda m, x, y: autoattack(m, x, y, eps=0.1, generator=g(), version="plus"), "unknown version 'plus'"),
         (lambda m, x, y: cw(m, x, y, eps=0.1, norm="L2", generator=g()), "use norm='Linf'"),
-        (lambda m, x, y: square(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
-        (lambda m, x, y: rays(m, x, y, eps=0.1, generator=g(), n_queries=0), "n_queries must be at least 1"),
-        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
-        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), eot=0), "eot must be at least 1"),
-        (lambda m, x, y: apgd_t(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
-        (lambda m, x, y: fab_t(m, x, y, eps=0.1, generator=g(), targets=0), "targets must be at least 1"),
-        (lambda m, x, y: cw(m, x, y, eps=0.1, generator=g(), steps=0), "steps must be at least 1"),
-        (lambda m, x, y: decowa(m, x, y, eps=0.1, generator=g(), warps=0), "warps must be at least 1"),
-        (lambda m, x, y: bpda_eot(m, x, y, eps=0.1, generator=g(), checks=0), "checks must be at least 1"),
-        (lambda m, x, y: autoattack(m, x, y, eps=0.1, generator=g(), eot=0), "eot must be at least 1"),
+        (
+            lambda m, x, y: square(m, x, y, eps=0.1, generator=g(), n_queries=0),
+            "n_queries is 0: it must be a whole number",
+        ),
+        (
+            lambda m, x, y: rays(m, x, y, eps=0.1, generator=g(), n_queries=0),
+            "n_queries is 0: it must be a whole number",
+        ),
+        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), steps=0), "steps is 0: it must be a whole"),
+        (lambda m, x, y: apgd(m, x, y, eps=0.1, generator=g(), eot=0), "eot is 0: it must be a whole"),
+        (lambda m, x, y: apgd_t(m, x, y, eps=0.1, generator=g(), steps=0), "steps is 0: it must be a whole"),
+        (lambda m, x, y: fab_t(m, x, y, eps=0.1, generator=g(), targets=0), "targets is 0: it must be a whole"),
+        (lambda m, x, y: cw(m, x, y, eps=0.1, generator=g(), steps=0), "steps is 0: it must be a whole"),
+        (lambda m, x, y: decowa(m, x, y, eps=0.1, generator=g(), warps=0), "warps is 0: it must be a whole"),
+        (lambda m, x, y: bpda_eot(m, x, y, eps=0.1, generator=g(), checks=0), "checks is 0: it must be a whole"),
+        (lambda m, x, y: autoattack(m, x, y, eps=0.1, generator=g(), eot=0), "eot is 0: it must be a whole"),
     ],
 )
 def test_wrong_options(call: Callable[..., object], line: str, network: nn.Module, labels: Tensor) -> None:
@@ -503,6 +511,29 @@ def test_too_few_classes(name: str) -> None:
 
     with pytest.raises(UsageError, match="needs at least 4 classes, the model has 3: use pgd"):
         ATTACKS[name](Three(), pictures(2), torch.tensor([0, 1]), eps=0.1, generator=g())
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_wrong_types(name: str) -> None:
+    """Of what all of them take, and of counts and lengths; the line names the argument."""
+    x, y, parameters = torch.full((1, 3, 8, 8), 0.5), torch.tensor([0]), inspect.signature(ATTACKS[name]).parameters
+    wrong: dict[str, tuple[Any, ...]] = {
+        "model": ("prn18-cifar10", None),
+        "x": ("cat.png", None),
+        "y": (0, None),
+        "eps": ("8/255", None, torch.tensor(0.1), [0.1]),
+        "norm": (2, None),
+        "generator": (0, None, [g()]),
+        **{key: ("0.1", -0.1, [0.1]) for key in ("step_size", "lr", "c", "p_init") if key in parameters},
+        **{key: ("3", 1.5, -1, None) for key, parameter in parameters.items() if parameter.annotation is int},
+    }
+    for key, values in wrong.items():
+        for value in values:
+            call = {"model": Linear(), "x": x, "y": y, "eps": 0.1, "generator": g(), **QUICK[name], key: value}
+            with pytest.raises(UsageError if key not in ("model", "x", "y") else InputError) as caught:
+                ATTACKS[name](**call)
+            assert re.match(rf"(unknown |the )?{key} ", str(caught.value))
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -589,6 +589,8 @@ def test_true_labels(measure: Callable[..., Summary], pictures: tuple[Tensor, Te
     assert not torch.equal(aims[0], aims[1])
     with pytest.raises(UsageError, match="labels is 'mine': use classifier or truth"):
         measure(labels="mine")
+    with pytest.raises(UsageError, match="seed is -1: it must be an int from 0 to"):
+        measure(seed=-1)
 
 
 def test_purified_target_is_attacked_without_its_purifier(measure: Callable[..., Summary]) -> None:
@@ -1072,6 +1074,10 @@ def test_real_attacks_of_other_libraries() -> None:
 def test_adapters_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="is bound to one model and eps: pass the class FakeTorchattack instead"):
         from_torchattacks(FakeTorchattack(Broken("")))
+    with pytest.raises(UsageError, match=r"generator is a int: pass a torch\.Generator"):
+        from_torchattacks(FakeTorchattack)(
+            Broken(""), torch.rand(1, 3, 16, 16), torch.tensor([0]), eps=EPS, generator=0
+        )
     monkeypatch.setitem(sys.modules, "foolbox", None)
     with pytest.raises(UsageError, match="this attack needs foolbox: pip install foolbox"):
         from_foolbox(FakeFoolbox())(

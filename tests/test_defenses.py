@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -179,6 +180,32 @@ def test_closed_form_margin(norm: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DEFENSES))
+def test_wrong_types(name: str) -> None:
+    """Of what all of them take, and of counts and lengths; the line names the argument."""
+    x, y, parameters = torch.full((1, 3, 8, 8), 0.5), torch.tensor([0]), inspect.signature(DEFENSES[name]).parameters
+    wrong: dict[str, tuple[Any, ...]] = {
+        "x": ("cat.png", None),
+        "y": (0, None),
+        "eps": ("8/255", None, torch.tensor(0.1), [0.1]),
+        "norm": (2, None),
+        "generator": (0, None, [g()]),
+        **{key: ("0.1", -0.1, [0.1]) for key in ("step_size", "lr", "alpha") if key in parameters},
+        **{key: ("3", 1.5, 0, None) for key, parameter in parameters.items() if parameter.annotation is int},
+    }
+    if name in GRADIENT:  # the others do not look at it
+        wrong["model"] = ("prn18-cifar10", None)
+    if name == "mcgs":
+        wrong |= {"epochs": (2, None), "average": (1, None)}
+    for key, values in wrong.items():
+        for value in values:
+            call = {"model": Linear(), "x": x, "y": y, "eps": 0.1, "generator": g(), **QUICK[name], key: value}
+            with pytest.raises(UsageError if key not in ("model", "x", "y") else InputError) as caught:
+                DEFENSES[name](**call)
+            assert re.match(rf"(unknown |the )?{key} ", str(caught.value))
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(DEFENSES))
 def test_bad_input(name: str) -> None:
     model, x, y = Linear(), torch.full((1, 3, 8, 8), 0.5), torch.tensor([0])
     for change, error, line in (
@@ -201,14 +228,14 @@ def test_bad_input(name: str) -> None:
 @pytest.mark.parametrize(
     ("defense", "option", "line"),
     [
-        (unadv, {"epochs": 0}, "epochs must be at least 1"),
-        (unadv, {"steps": 0}, "steps must be at least 1"),
+        (unadv, {"epochs": 0}, "epochs is 0: it must be a whole number"),
+        (unadv, {"steps": 0}, "steps is 0: it must be a whole number"),
         (unadv, {"alpha": 0}, "alpha is 0"),
-        (bilevel, {"epochs": 0}, "epochs and steps must be at least 1"),
-        (bilevel, {"steps": 0}, "epochs and steps must be at least 1"),
+        (bilevel, {"epochs": 0}, "epochs is 0: it must be a whole number"),
+        (bilevel, {"steps": 0}, "steps is 0: it must be a whole number"),
         (bilevel, {"lr": 0}, "lr is 0: it must be positive"),
         (bilevel, {"step_size": -0.1}, "step_size is -0.1: it must be positive"),
-        (cascade, {"steps": 0}, "steps must be at least 1"),
+        (cascade, {"steps": 0}, "steps is 0: it must be a whole number"),
     ],
 )
 def test_wrong_options(defense: Callable[..., Tensor], option: dict[str, Any], line: str) -> None:

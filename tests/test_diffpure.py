@@ -91,13 +91,14 @@ def test_calls_of_the_network() -> None:
         ({"t": 0}, UsageError, "give a time in (0, 1]"),
         ({"t": 2}, UsageError, "give a time in (0, 1]"),
         ({"strides": 101}, UsageError, "give 1 to 100"),
+        ({"generator": 0}, UsageError, "generator is a int: pass a torch.Generator"),
         ({"x": torch.full((1, 3, 8, 8), 9.0)}, InputError, "divide by 255"),
     ],
 )
 def test_wrong_calls(options: dict[str, object], error: type[Exception], line: str) -> None:
     call: dict[str, object] = {"x": torch.rand(1, 3, 8, 8), "denoiser": only(torch.zeros(1)), **options}
     with pytest.raises(error) as caught:
-        diffpure(call.pop("x"), generator=g(), **call)  # type: ignore[arg-type]
+        diffpure(call.pop("x"), **call)  # type: ignore[arg-type]
     assert line in str(caught.value)
 
 

@@ -1,6 +1,7 @@
 """The whole method on tensors and pixels: budget, grid, range, batches, sizes; and the resize view by closed forms."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mspd
-from mspd import Protector
+from mspd import Protector, verify
+from mspd.batch import plan, run
 from mspd.errors import InputError, UsageError
 from mspd.images import to_tensor
 from mspd.models import load_model
@@ -171,8 +173,32 @@ def test_settings(tiny: str) -> None:
     for eps in (0, -1, 8, float("nan"), 0.9 / 255):
         with pytest.raises(UsageError, match="eps is"):
             Protector(tiny, eps=eps)
+    for options, line in (
+        ({"eps": "8/255"}, "eps is '8/255': pass a number"),
+        ({"n_samples": 0}, "n_samples is 0: it must be a whole number, at least 1"),
+        ({"n_samples": 2.5}, "n_samples is 2.5: it must be a whole number, at least 1"),
+        ({"soft_labels": -1}, "soft_labels is -1: it must be a whole number, at least 0"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            Protector(tiny, **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="10 classes, the classifier has 100"):
         Protector("photo", backbone="prn18-cifar10")
+
+
+@pytest.mark.parametrize("seed", ["a", None, -1, 1.5, True, 2**63])
+def test_seeds_that_are_none(seed: Any, small: Protector, tiny: str, tmp_path: Path) -> None:
+    source, report = tmp_path / "a.png", tmp_path / "r.jsonl"
+    Image.fromarray(pixels(16, 16)).save(source)
+    for call in (
+        lambda: small(images(1, 16), seed=seed),
+        lambda: small.protect_pixels(pixels(16, 16), seed=seed),
+        lambda: small.protect_file(source, tmp_path / "b.png", seed=seed),
+        lambda: list(run(small, plan([str(source)], None), report=report, seed=seed)),
+        lambda: verify(source, source, preset=tiny, seed=seed),
+    ):
+        with pytest.raises(UsageError, match=f"seed is {seed!r}: it must be an int from 0 to 9223372036854775807"):
+            call()
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_devices() -> None:

@@ -258,6 +258,20 @@ def test_start_of_a_hub(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monk
         train(recipe, pictures, tmp_path / "b.safetensors", start="timm:resnet20")
 
 
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ({"seed": -1}, "seed is -1: it must be an int from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296: it must be an int from 0 to 4294967295"),
+        ({"epochs": 0}, "epochs is 0: it must be a whole number, at least 1"),
+        ({"epochs": 1.5}, "epochs is 1.5: it must be a whole number, at least 1"),
+    ],
+)
+def test_wrong_numbers(option: dict[str, Any], line: str, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=line):
+        train(STANDARD, pictures, tmp_path / "a.safetensors", **option)
+
+
 def test_place_that_cannot_be_written(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said before the pictures are read."""
     monkeypatch.setattr(loop, "load", None)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mspd.ball import check_norm, image_generators, project
 from mspd.errors import UsageError
-from mspd.guard import eval_mode, seeded
+from mspd.guard import check_generator, eval_mode, seeded
 
 Function = Callable[..., Tensor]
 
@@ -92,6 +92,7 @@ def _refuse_instance(attack: object, library: str) -> None:
 def _seed(x: Tensor, generator: torch.Generator, norm: str, made_for: str) -> int:
     """A seed for the global random state, from the generator's and the first image."""
     check_norm(made_for)
+    check_generator(generator)
     if norm != made_for:
         raise UsageError(f"this attack is made for {made_for}, not for {norm}: pass norm={norm!r} if its class is")
     return image_generators(x[:1], generator)[0].initial_seed()

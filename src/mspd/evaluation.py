@@ -17,6 +17,7 @@ from mspd.guard import (
     check_model,
     check_placement,
     check_result,
+    check_seed,
     eval_mode,
     seeded,
 )  # fmt: skip
@@ -79,6 +80,7 @@ def evaluate(
     check_images(x)
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
+    check_seed(seed)
     run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
     check_placement(model, x.device, "the model")
     check_model(model, x[:TRIED], y[:TRIED])

@@ -5,6 +5,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -35,11 +36,19 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise InputError(f"{name} ranges over [{low:.3g}, {high:.3g}], not [0, 1]: {hint}")
 
 
-def check_computable(x: Tensor, who: str) -> None:
-    """`check_images`, and float32, which `who` ("attacks", "defences") compute in."""
+def check_arguments(
+    who: str, x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, *, soft: bool = True,
+    **counts: int,
+) -> None:  # fmt: skip
+    """What all attacks and all defences (`who`) are called with: float32 images, labels, a budget, a generator, and at
+    least one of each of `counts`; UsageError or InputError otherwise."""
+    check_counts(**counts)
     check_images(x)
     if x.dtype != torch.float32:
         raise InputError(f"x is {x.dtype}: {who} compute in float32, pass x.float()")
+    check_labels(y, len(x), soft=soft)
+    check_eps(eps, norm)
+    check_generator(generator)
 
 
 def check_labels(y: Tensor, batch: int, *, soft: bool = True) -> None:
@@ -59,10 +68,39 @@ def check_labels(y: Tensor, batch: int, *, soft: bool = True) -> None:
 def check_eps(eps: float, norm: str = "Linf") -> None:
     """eps must be a positive length in [0, 1] units; UsageError with the likely meaning otherwise."""
     check_norm(norm)
+    if not isinstance(eps, Real):
+        raise UsageError(f"eps is {eps!r}: pass a number, for example 8/255")
     if not 0 < eps < math.inf:
         raise UsageError(f"eps is {eps:g}: the budget must be positive and finite, for example 8/255")
     if norm == "Linf" and eps >= 1:
         raise UsageError(f"eps is {eps:g}, but images are in [0, 1]: did you mean {eps:g}/255?")
+
+
+def check_counts(least: int = 1, **counts: int) -> None:
+    """Each must be a whole number, `least` or more; UsageError otherwise."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < least:
+            raise UsageError(f"{name} is {count!r}: it must be a whole number, at least {least}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Each must be a positive, finite number; UsageError otherwise."""
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value!r}: it must be positive and finite")
+
+
+def check_generator(generator: torch.Generator) -> None:
+    """UsageError for a seed or anything else in place of a generator."""
+    if not isinstance(generator, torch.Generator):
+        kind = type(generator).__name__
+        raise UsageError(f"generator is a {kind}: pass a torch.Generator, as torch.Generator().manual_seed(0)")
+
+
+def check_seed(seed: int, most: int = 2**63 - 1) -> None:
+    """A seed must be an int from 0 to `most`; UsageError otherwise."""
+    if type(seed) is not int or not 0 <= seed <= most:
+        raise UsageError(f"seed is {seed!r}: it must be an int from 0 to {most}")
 
 
 def step_or(step_size: float | None, default: float) -> float:
@@ -70,8 +108,7 @@ def step_or(step_size: float | None, default: float) -> float:
     nothing, and a negative one turns an attack into a defence and the other way round."""
     if step_size is None:
         return default
-    if not 0 < step_size < math.inf:
-        raise UsageError(f"step_size is {step_size:g}: it must be positive and finite")
+    check_positive(step_size=step_size)
     return step_size
 
 
@@ -114,9 +151,16 @@ def gradient_of(loss: Tensor, z: Tensor, *, check: bool = True) -> Tensor:
     return gradient
 
 
+def check_module(model: nn.Module, name: str = "the model") -> None:
+    """InputError for a name, or anything else, in place of a model."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} is a {type(model).__name__}: pass a torch.nn.Module, as mspd.load_model gives it")
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode as it was afterwards."""
+    """Evaluation mode inside, every module's own mode as it was afterwards; InputError for what is no module."""
+    check_module(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -145,6 +189,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 def check_placement(model: nn.Module, device: torch.device, name: str) -> None:
     """All of a model must be float32 and on `device`, where the images are; InputError otherwise."""
+    check_module(model, name)
     tensors = [*model.parameters(), *model.buffers()]
     other = next((t.device for t in tensors if t.device.type != device.type), None)
     if other is not None:

@@ -16,7 +16,7 @@ from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses import mcgs
 from mspd.errors import UsageError
-from mspd.guard import check_eps, check_images, check_labels, check_logits, eval_mode
+from mspd.guard import check_counts, check_eps, check_images, check_labels, check_logits, check_seed, eval_mode
 from mspd.models import card_of, load_model
 from mspd.models.files import checksum
 from mspd.models.registry import HELPERS
@@ -96,6 +96,8 @@ class Protector:
         changes: dict[str, Any] = {"eps": eps, "n_samples": n_samples, "soft_labels": soft_labels}
         self.settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
         _check_budget(self.settings.eps)
+        check_counts(n_samples=self.settings.n_samples)
+        check_counts(0, soft_labels=self.settings.soft_labels)
         self.device = pick_device(device)
         card = card_of(self.settings.classifier)
         self.classes: list[str] = card["classes"]
@@ -170,6 +172,7 @@ class Protector:
     def defend(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
         """MCGS with this protector's backbone and settings; float result, not on the 8-bit grid. It takes gradients
         also where the caller has switched them off."""
+        check_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         s = self.settings
         with torch.inference_mode(False), torch.enable_grad():
@@ -181,7 +184,8 @@ class Protector:
         in float32 (float64 for a float64 x).
 
         y: labels (B,) or probabilities (B, K) if known; the classifier's otherwise. The result of an image depends on
-        the image and the seed alone. Raises InputError for tensors outside the contract.
+        the image and the seed alone. Raises InputError for tensors outside the contract, UsageError for a seed that is
+        no int from 0 to 2^63 - 1.
         """
         check_images(x)
         if y is not None:

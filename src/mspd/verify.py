@@ -15,6 +15,7 @@ from torch import Tensor
 from mspd import images
 from mspd.attacks import pgd
 from mspd.errors import ImageError
+from mspd.guard import check_seed
 from mspd.models import card_of, load_model
 from mspd.models.view import native_size, view
 from mspd.objectives import margin
@@ -179,6 +180,7 @@ class Verifier:
         progress: Callable[[int, int], None] | None = None,
     ) -> Verification:
         """The same for decoded files. `progress` is called after each reading with how many are done, of how many."""
+        check_seed(seed)
         before, after = original.pixels, protected.pixels
         if before.shape[:2] != after.shape[:2]:
             sizes = f"{before.shape[1]} x {before.shape[0]} and {after.shape[1]} x {after.shape[0]} pixels"

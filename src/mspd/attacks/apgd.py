@@ -33,7 +33,7 @@ def apgd(
     """
     if loss not in LOSSES:
         raise UsageError(f"unknown loss {loss!r}: use {' or '.join(LOSSES)}")
-    check_call(model, x, y, eps, norm, classes=3 if loss == "dlr" else 2, steps=steps, eot=eot)
+    check_call(model, x, y, eps, norm, generator, classes=3 if loss == "dlr" else 2, steps=steps, eot=eot)
     x_adv = x.clone()
     with eval_mode(model):
         live = read_right(model, x, y)
@@ -67,7 +67,7 @@ def apgd_t(
 
     At least four classes; with fewer than `targets` wrong classes, all of them. Else as `apgd`.
     """
-    check_call(model, x, y, eps, norm, classes=4, steps=steps, targets=targets)
+    check_call(model, x, y, eps, norm, generator, classes=4, steps=steps, targets=targets)
 
     def run(x: Tensor, y: Tensor, aim: Tensor, rank: int) -> Tensor:
         return ascend(model, x, y, eps=eps, norm=norm, generator=generator, steps=steps, aim=aim, salt=rank)

@@ -39,7 +39,7 @@ def autoattack(
     if version not in VERSIONS:
         raise UsageError(f"unknown version {version!r}: use {' or '.join(VERSIONS)}")
     least = 4 if version == "standard" else 3
-    check_call(model, x, y, eps, norm, classes=least, steps=steps, n_queries=n_queries, eot=eot)
+    check_call(model, x, y, eps, norm, generator, classes=least, steps=steps, n_queries=n_queries, eot=eot)
     attacks: list[Callable[..., Tensor]]
     if version == "standard":
         attacks = [

@@ -36,7 +36,7 @@ def bpda_eot(
     draws anything, one sample is exact and only one is taken. Images that are never misread come back at their last
     point. Errors as in `pgd`, and InputError when the purifier changes the shape.
     """
-    check_call(model, x, y, eps, norm, steps=steps, samples=samples, checks=checks)
+    check_call(model, x, y, eps, norm, generator, steps=steps, samples=samples, checks=checks)
     step_size = step_or(step_size, eps / 4)
     seed = generator.initial_seed()
     if (purifier is None or _same(purifier, x[:1], seed)) and not is_random(model, x[:1], y[:1]):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_computable, check_eps, check_labels, check_logits, eval_mode, gradient_of
+from mspd.guard import check_arguments, check_logits, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
@@ -20,11 +20,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def check_call(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, *, classes: int = 2, **counts: int
-) -> None:
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, *, classes: int = 2,
+    **counts: int,
+) -> None:  # fmt: skip
     """The contract of every attack: `check_inputs`, and labels that the model has, of at least `classes` classes. Costs
     one call of the model with one image."""
-    check_inputs(x, y, eps, norm, **counts)
+    check_inputs(x, y, eps, norm, generator, **counts)
     with eval_mode(model):
         logits = predict(model, x[:1])
     check_logits(logits.expand(len(y), -1), y)
@@ -32,19 +33,14 @@ def check_call(
         raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
 
 
-def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, **counts: int) -> None:
-    """Images in [0, 1], hard labels, a budget, at least one of each of `counts`. Does not call the model: an attack
-    that counts its calls looks at the first answer with `check_logits`."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UsageError(f"{name} must be at least 1")
+def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, **counts: int) -> None:
+    """Images in [0, 1], hard labels, a budget, a generator, at least one of each of `counts`. Does not call the model:
+    an attack that counts its calls looks at the first answer with `check_logits`."""
+    check_arguments("attacks", x, y, eps, norm, generator, soft=False, **counts)
     if torch.is_inference_mode_enabled():
         raise UsageError("inside torch.inference_mode() there are no gradients: call the attack outside of it")
-    check_computable(x, "attacks")
     if x.requires_grad:
         raise InputError("x requires a gradient, which an attack does not pass on: pass x.detach()")
-    check_labels(y, len(x), soft=False)
-    check_eps(eps, norm)
 
 
 def _filled(rows: Tensor) -> Tensor:

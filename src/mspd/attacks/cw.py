@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mspd.attacks.common import check_call, loss_gradient, read_right, wrong
 from mspd.attacks.pgd import pgd
 from mspd.errors import UsageError
-from mspd.guard import eval_mode
+from mspd.guard import check_positive, eval_mode
 from mspd.objectives import margin
 
 
@@ -30,9 +30,10 @@ def cw(
     reach less than half of the budget. Images that are never misread, or are already, come back unchanged. Linf only.
     Draws nothing from `generator`. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm, steps=steps)
+    check_call(model, x, y, eps, norm, generator, steps=steps)
     if norm != "Linf":
         raise UsageError("cw keeps to a Linf box: use norm='Linf'")
+    check_positive(lr=lr, c=c)
     with eval_mode(model):
         live = read_right(model, x, y)
         x_adv = x.clone()

@@ -40,7 +40,7 @@ def decowa(
     warp of a displacement of zero is the image itself. Errors as in `pgd`, and InputError for a surrogate of other
     classes.
     """
-    check_call(model, x, y, eps, norm, steps=steps, warps=warps)
+    check_call(model, x, y, eps, norm, generator, steps=steps, warps=warps)
     source = model if surrogate is None else surrogate_for(surrogate, x, y)
     generators = image_generators(x, generator)
     splines = Splines(x.shape[2], x.shape[3], x.device)

@@ -29,7 +29,7 @@ def fab_t(
     x (B, C, H, W) in [0, 1]; y (B,) true labels. An image whose misread point is within eps of x gets it and leaves;
     all others come back unchanged. Starts at x itself: nothing is drawn from `generator`. Errors as in `pgd`.
     """
-    check_call(model, x, y, eps, norm, steps=steps, targets=targets)
+    check_call(model, x, y, eps, norm, generator, steps=steps, targets=targets)
 
     def run(x: Tensor, y: Tensor, aim: Tensor, _: int) -> Tensor:
         return _walk(model, x, y, aim, eps=eps, norm=norm, steps=steps)

@@ -10,7 +10,7 @@ from mspd.attacks.square import square
 from mspd.attacks.surrogates import surrogate_for
 from mspd.ball import image_generators
 from mspd.errors import UsageError
-from mspd.guard import check_eps, check_images, eval_mode
+from mspd.guard import check_counts, check_eps, check_images, check_positive, eval_mode
 from mspd.models import load_model
 from mspd.models.flow import ConditionalFlow
 from mspd.objectives import margin
@@ -55,10 +55,12 @@ def mcg(
         raise UsageError("mcg perturbs in Linf only: use norm='Linf'")
     if x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8:
         raise UsageError("mcg needs pictures with three channels and sides that 8 divides: use square")
-    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in image_generators(x, generator)]).to(x)
+    check_counts(0, tuning=tuning)
+    check_positive(lr=lr)
 
     def guess(live: Tensor) -> Tensor:
         """One image at a time, so that the others do not matter."""
+        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in image_generators(x, generator)]).to(x)
         net, own = flow or _load_flow(), surrogate_for(surrogate, x, y)
         with eval_mode(own):
             return torch.cat([_tuned(net, own, noise[[i]], x[[i]], y[[i]], eps, tuning, lr) for i in live.tolist()])

@@ -29,7 +29,7 @@ def pgd(
     misread and costs nothing from there on; without, every image takes all steps. Raises UsageError and InputError as
     `mcgs` does.
     """
-    check_call(model, x, y, eps, norm, steps=steps)
+    check_call(model, x, y, eps, norm, generator, steps=steps)
     step_size = step_or(step_size, eps / 4)
     start = random_offsets(x.shape[1:], eps, norm, image_generators(x, generator))
     x_adv = project(x + start.to(x), x, eps, norm)

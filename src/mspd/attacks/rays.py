@@ -35,7 +35,7 @@ def rays(
     move found, in `norm`, infinite where there is none. Deterministic: nothing is drawn from `generator`.
     Errors as in `pgd`.
     """
-    check_inputs(x, y, eps, norm, n_queries=n_queries)
+    check_inputs(x, y, eps, norm, generator, n_queries=n_queries)
     size = x[0].numel()
     flat, device = x.flatten(1), x.device
     signs = torch.ones_like(flat)

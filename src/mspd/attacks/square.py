@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mspd.attacks.common import check_inputs, predict, wrong
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
-from mspd.guard import check_logits, eval_mode
+from mspd.guard import check_counts, check_logits, check_positive, eval_mode
 from mspd.objectives import margin
 
 #: of 10,000 queries, those after which the squares' share of the image is halved
@@ -39,7 +39,9 @@ def square(
     its own squares, from its own generator. `queries` (B,) int64 is filled with the number of calls of the model that
     each image took, the look at x itself included. Errors as in `pgd`.
     """
-    check_inputs(x, y, eps, norm, n_queries=n_queries)
+    check_inputs(x, y, eps, norm, generator, n_queries=n_queries)
+    check_positive(p_init=p_init)
+    check_counts(0, skip=skip)
     if norm == "L2" and min(x.shape[2:]) < 5:
         raise UsageError("square in L2 needs pictures of at least 5 x 5 pixels: use norm='Linf'")
     counted = torch.ones(len(x), dtype=torch.int64)

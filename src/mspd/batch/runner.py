@@ -10,6 +10,7 @@ from mspd.batch.places import Member, absolute, exists, place
 from mspd.batch.plan import Job
 from mspd.batch.report import Report, Row
 from mspd.errors import UsageError
+from mspd.guard import check_seed
 from mspd.protector import Protector
 
 #: of what a report means; one of another version does not go on
@@ -40,6 +41,7 @@ def run(
     on after a failed picture, "stop" ends the run after its row. strip_gps, history: see `provenance.without_gps` and
     `with_history`. A row has a "note" where the original's content credentials are not in the copy.
     """
+    check_seed(seed)
     if on_error not in ("row", "stop"):
         raise UsageError(f"on_error is {on_error!r}: use row or stop")
     if engine == "ray":

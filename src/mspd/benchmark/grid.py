@@ -17,7 +17,7 @@ from mspd.data import ImageSet, load
 from mspd.data.classes import check_classes
 from mspd.defenses import DEFENSES
 from mspd.errors import MspdError, UsageError
-from mspd.guard import check_eps, check_images, check_labels, check_placement
+from mspd.guard import check_eps, check_images, check_labels, check_placement, check_seed
 from mspd.metrics import lpips
 from mspd.models import card_of, load_model
 from mspd.presets import Preset, get_preset
@@ -112,6 +112,7 @@ def make_grid(
     chosen = chosen if eps_def is None else replace(chosen, eps=eps_def)
     eps_adv = chosen.eps if eps_adv is None else eps_adv
     check_eps(eps_adv, norm)
+    check_seed(seed)
     defense_functions = {
         name: _function("defense", name, item, DEFENSES, "model, x, y, eps=, norm=, generator=")
         for name, item in named("defense", defenses).items()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mspd.ball import project
 from mspd.errors import UsageError
-from mspd.guard import check_computable, check_eps, check_labels
+from mspd.guard import check_arguments
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
@@ -34,9 +34,7 @@ def a5(
     every defence is called alike. A grey picture takes the mean over the channels. UsageError for norm "L2", else
     errors as in `mcgs`.
     """
-    check_computable(x, "defences")
-    check_labels(y, len(x))
-    check_eps(eps, norm)
+    check_arguments("defences", x, y, eps, norm, generator)
     if norm != "Linf":
         raise UsageError("a5 perturbs in Linf only: use norm='Linf'")
     make = network or load_model(WEIGHTS, x.device)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.ball import image_generators, project, random_offsets
-from mspd.errors import UsageError
-from mspd.guard import check_computable, check_eps, check_labels, eval_mode, step_or
+from mspd.guard import check_arguments, check_positive, eval_mode, step_or
 from mspd.smoothing import compute_rows, in_pieces, input_gradient, smoothed_epoch
 
 #: how much of (-1, 1) the start may fill, so that its coordinate is finite
@@ -38,13 +37,9 @@ def bilevel(
     The attack's end counts as moving with the point, but for pixels that [0, 1] stops. Arguments and errors as in
     `mcgs`. The published baseline takes its label from its own backbone: y = mspd.evaluation.predict(model, x).
     """
-    check_computable(x, "defences")
-    check_labels(y, len(x))
-    check_eps(eps, norm)
-    if epochs < 1 or steps < 1:
-        raise UsageError("epochs and steps must be at least 1")
-    if lr is not None and not lr > 0:
-        raise UsageError(f"lr is {lr:g}: it must be positive")
+    check_arguments("defences", x, y, eps, norm, generator, epochs=epochs, steps=steps)
+    if lr is not None:
+        check_positive(lr=lr)
     step_size = step_or(step_size, eps / 4)
     generators = image_generators(x, generator)
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)

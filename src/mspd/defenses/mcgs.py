@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
-from mspd.guard import check_computable, check_eps, check_labels, eval_mode, step_or
+from mspd.guard import check_arguments, check_positive, eval_mode, step_or
 from mspd.smoothing import smoothed_epoch
 
 
@@ -41,17 +41,12 @@ def mcgs(
 
     Raises UsageError for a wrong option, InputError for tensors or models outside the contract.
     """
-    check_computable(x, "defences")
-    check_labels(y, len(x))
-    check_eps(eps, norm)
-    if not epochs or set(epochs) - {"F", "B"}:
+    check_arguments("defences", x, y, eps, norm, generator, n_samples=n_samples, steps=steps)
+    if not isinstance(epochs, str) or not epochs or set(epochs) - {"F", "B"}:
         raise UsageError(f"epochs is {epochs!r}: use a string of F (forward) and B (backward), for example 'FB'")
     if average not in ("points", "gradients"):
         raise UsageError(f"average is {average!r}: use 'points' or 'gradients'")
-    if n_samples < 1 or steps < 1:
-        raise UsageError("n_samples and steps must be at least 1")
-    if not alpha > 0:
-        raise UsageError(f"alpha is {alpha:g}: it must be positive")
+    check_positive(alpha=alpha)
     step_size = step_or(step_size, eps if steps == 1 else eps / 4)
     generators = image_generators(x, generator)
 

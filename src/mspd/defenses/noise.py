@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.ball import image_generators, project, random_offsets
-from mspd.guard import check_eps, check_images, check_labels
+from mspd.guard import check_arguments
 
 
 def gaussian(
@@ -36,7 +36,5 @@ def uniform(
 
 
 def _checked(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator) -> list[torch.Generator]:
-    check_images(x)
-    check_labels(y, len(x))
-    check_eps(eps, norm)
+    check_arguments("defences", x, y, eps, norm, generator)
     return image_generators(x, generator)

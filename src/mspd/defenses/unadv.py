@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.defenses.mcgs import mcgs
-from mspd.errors import UsageError
+from mspd.guard import check_counts
 
 
 def unadv(
@@ -30,8 +30,7 @@ def unadv(
     The original boosts objects with patches trained for a class; this is the paper's adaptation to one image and an
     Linf ball, whose inner steps follow from the published seconds (about 20 gradients an epoch).
     """
-    if epochs < 1:
-        raise UsageError("epochs must be at least 1")
+    check_counts(epochs=epochs)
     if alpha is None:
         alpha = 0.1 if epochs >= 10 else 1.0
     return mcgs(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mspd.ball import image_generators
 from mspd.errors import UsageError
-from mspd.guard import check_images
+from mspd.guard import check_generator, check_images
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
@@ -61,7 +61,9 @@ def diffpure(
         raise UsageError(f"x is {size}: the shipped denoiser is made for 3 x 32 x 32; pass a denoiser of yours")
     network = denoiser or load_model(WEIGHTS, x.device)
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
-    generators = image_generators(x, generator or torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    check_generator(generator)
+    generators = image_generators(x, generator)
 
     def noise() -> Tensor:
         return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)

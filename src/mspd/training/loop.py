@@ -27,6 +27,7 @@ from mspd.adapters import find
 from mspd.data import ImageSet, load
 from mspd.data.classes import check_classes, difference
 from mspd.errors import MspdError, UsageError, WeightsError
+from mspd.guard import check_counts, check_seed
 from mspd.models import build, card_of, load_model, save_model
 from mspd.models.files import write_atomically
 from mspd.models.hub import is_id
@@ -66,9 +67,13 @@ def train(
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
     Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
-    `device` is auto, cpu, cuda or mps (UsageError where it is not there); what one has begun another can go on with.
+    `device` is auto, cpu, cuda or mps; what one has begun another can go on with. UsageError for one that is not there,
+    for a seed that is no int from 0 to 2^32 - 1, and for what does not fit the recipe.
     """
     where = pick_device(device)
+    check_seed(seed, 2**32 - 1)
+    if epochs is not None:
+        check_counts(epochs=epochs)
     recipe = replace(recipe, start=start or recipe.start)
     out = Path(out)
     epochs = epochs or recipe.epochs
