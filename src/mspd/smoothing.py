@@ -49,11 +49,14 @@ class Prepared(nn.Module):
 
     def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.net = net
+        device = next((tensor.device for tensor in net.parameters()), torch.device("cpu"))
+        # on MPS releases of PyTorch get gradients wrong in channels-last (its issues 107214 and 175190)
+        self.layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        self.net = net.to(dtype).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
         return logits.float()
 
 
@@ -71,7 +74,7 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
             _replace(net, name, Affine(module))
-    return Prepared(net.to(dtype).to(memory_format=torch.channels_last), dtype).eval().requires_grad_(False)  # type: ignore[call-overload]
+    return Prepared(net, dtype).eval().requires_grad_(False)
 
 
 class _Leaves(Tracer):

@@ -26,7 +26,7 @@ class Rough(nn.Module):
         super().__init__()
         self.exact = model
         net = copy.deepcopy(model.net if isinstance(model, Prepared) else model)
-        self.quick = Prepared(net.to(torch.bfloat16), torch.bfloat16)
+        self.quick = Prepared(net, torch.bfloat16)
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
