@@ -30,6 +30,8 @@ MAX_PIXELS = 200_000_000
 """Largest picture `read` decodes. Pillow's own limit applies too where it is lower: 2 * PIL.Image.MAX_IMAGE_PIXELS, by
 default 179 million."""
 
+_ROWS = 256  # of a strip
+
 
 def read(path: str | Path) -> Picture:
     """Decode a file, turn it upright and keep what belongs to it; ImageError when that is not possible."""
@@ -95,16 +97,14 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
         plain = _plain(im, chunks, name)
         if tiff is None and turn in TURNS:
             plain = plain.transpose(TURNS[turn])
-        array: Pixels = np.array(plain)
+        pixels, alpha = _arrays(plain)
         icc = some_bytes(im.info.get("icc_profile"))
         file.seek(0)
         data = file.read()
-    array = array.reshape(*array.shape[:2], -1)
-    has_alpha = array.shape[2] in (2, 4)
     return Picture(
         path=Path(name),
-        pixels=np.ascontiguousarray(array[:, :, :-1]) if has_alpha else array,
-        alpha=np.ascontiguousarray(array[:, :, -1]) if has_alpha else None,
+        pixels=pixels,
+        alpha=alpha,
         format="JPEG" if form == "MPO" else form,
         exif=exif,
         icc=icc,
@@ -133,3 +133,17 @@ def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: str | Path) -> Ima
     else:
         refuse(name, DEEP)
     return im if im.mode == target else im.convert(target)
+
+
+def _arrays(im: Image.Image) -> tuple[Pixels, Pixels | None]:
+    """Pixels and alpha of a plain picture, strip by strip: of a whole picture Pillow makes two more copies."""
+    opaque = im.mode in ("L", "RGB")
+    pixels = np.empty((im.height, im.width, len(im.getbands()) - (not opaque)), np.uint8)
+    alpha = None if opaque else np.empty((im.height, im.width), np.uint8)
+    for top in range(0, im.height, _ROWS):
+        rows = slice(top, min(top + _ROWS, im.height))
+        strip = np.asarray(im.crop((0, rows.start, im.width, rows.stop))).reshape(-1, im.width, len(im.getbands()))
+        pixels[rows] = strip[:, :, : pixels.shape[2]]
+        if alpha is not None:
+            alpha[rows] = strip[:, :, -1]
+    return pixels, alpha

@@ -51,9 +51,9 @@ def add(pixels: NDArray[np.uint8], delta: Tensor, levels: int) -> NDArray[np.uin
     strip = max(1, 500_000 // (width * channels))
     for start in range(0, height, strip):
         rows = slice(start, min(start + strip, height))
-        moved = torch.lerp(wide[top[rows]], wide[bottom[rows]], weight[rows, None])
-        moved = moved.round_().clamp_(-levels, levels)
-        shifted = moved.numpy().reshape(-1, width, channels)
+        above, below = (wide.index_select(0, taps[rows]) for taps in (top, bottom))
+        moved = torch.lerp(above, below, weight[rows, None]).round_().clamp_(-levels, levels)
+        shifted = moved.short().numpy().reshape(-1, width, channels)
         shifted += pixels[rows]
         out[rows] = np.clip(shifted, 0, 255, out=shifted)
     return out
