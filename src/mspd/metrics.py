@@ -79,11 +79,11 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     would overlap the edge. On a side below 6 pixels the window shrinks to 2 side - 1, the most that reflection allows.
     """
     _check_pair(x, reference)
-    maps = torch.cat((x, reference, x * x, reference * reference, x * reference), dim=1)
-    mu_x, mu_r, xx, rr, xr = _blur(maps).chunk(5, dim=1)
-    var_x, var_r, cov = xx - mu_x**2, rr - mu_r**2, xr - mu_x * mu_r
-    luminance = (2 * mu_x * mu_r + _C1) / (mu_x**2 + mu_r**2 + _C1)
-    structure = (2 * cov + _C2) / (var_x + var_r + _C2)
+    maps = torch.cat((x, reference, x * x + reference * reference, x * reference), dim=1)
+    mu_x, mu_r, squares, product = _blur(maps).chunk(4, dim=1)
+    mu_squares, mu_product = mu_x**2 + mu_r**2, mu_x * mu_r
+    luminance = (2 * mu_product + _C1) / (mu_squares + _C1)
+    structure = (2 * (product - mu_product) + _C2) / (squares - mu_squares + _C2)
     return (luminance * structure).flatten(1).mean(dim=1)
 
 

@@ -97,14 +97,15 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
         plain = _plain(im, chunks, name)
         if tiff is None and turn in TURNS:
             plain = plain.transpose(TURNS[turn])
-        pixels, alpha = _arrays(plain)
+        array = _array(plain)
         icc = some_bytes(im.info.get("icc_profile"))
         file.seek(0)
         data = file.read()
+    has_alpha = array.shape[2] in (2, 4)
     return Picture(
         path=Path(name),
-        pixels=pixels,
-        alpha=alpha,
+        pixels=np.ascontiguousarray(array[:, :, :-1]) if has_alpha else array,
+        alpha=np.ascontiguousarray(array[:, :, -1]) if has_alpha else None,
         format="JPEG" if form == "MPO" else form,
         exif=exif,
         icc=icc,
@@ -135,15 +136,10 @@ def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: str | Path) -> Ima
     return im if im.mode == target else im.convert(target)
 
 
-def _arrays(im: Image.Image) -> tuple[Pixels, Pixels | None]:
-    """Pixels and alpha of a plain picture, strip by strip: of a whole picture Pillow makes two more copies."""
-    opaque = im.mode in ("L", "RGB")
-    pixels = np.empty((im.height, im.width, len(im.getbands()) - (not opaque)), np.uint8)
-    alpha = None if opaque else np.empty((im.height, im.width), np.uint8)
+def _array(im: Image.Image) -> Pixels:
+    """The bands of a picture, (H, W, C), strip by strip: of a whole picture Pillow makes two more copies."""
+    array = np.empty((im.height, im.width, len(im.getbands())), np.uint8)
     for top in range(0, im.height, _ROWS):
-        rows = slice(top, min(top + _ROWS, im.height))
-        strip = np.asarray(im.crop((0, rows.start, im.width, rows.stop))).reshape(-1, im.width, len(im.getbands()))
-        pixels[rows] = strip[:, :, : pixels.shape[2]]
-        if alpha is not None:
-            alpha[rows] = strip[:, :, -1]
-    return pixels, alpha
+        strip = array[top : top + _ROWS]
+        strip[:] = np.asarray(im.crop((0, top, im.width, top + len(strip)))).reshape(strip.shape)
+    return array
