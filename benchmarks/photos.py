@@ -1,4 +1,5 @@
-"""Real photos: does the gain survive when the target downsizes them, and which label serves pictures of other classes?
+"""Real photos: does the gain survive when the target downsizes them, which label serves pictures of other classes, and
+how long does a large one take?
 
     python benchmarks/photos.py --photos DIR --classes DIR
 
@@ -7,10 +8,14 @@ preset. Written to docs/results/photos.md, with photos.png.
 
 Sizes: photos of the preset's classes, protected at full size and then downsized as a site does (shorter side 64,
 Lanczos, centre crop), against the same photos downsized first and protected at native size. Labels: photos of other
-classes, where the prediction to keep is the target's own on the untouched photo.
+classes, where the prediction to keep is the target's own on the untouched photo. Time: one photo at two sizes, from a
+JPEG file to a PNG file; what Pillow takes to decode the two and to encode the second is taken off.
 """
 
 import argparse
+import io
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +28,14 @@ from mspd import Protector, evaluate, images, load_model
 from mspd.benchmark.papers.mspd import plots
 from mspd.data.sets import records
 from mspd.evaluation import predict
+from mspd.images.encoding import PNG_LEVEL
 from mspd.metrics import gain_cell, paired_interval
 from mspd.presets import get_preset
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PRESET = get_preset("photo")
 NONE = "no defence"
+SMALL, LARGE = (640, 480), (4000, 3000)
 #: by the row's name, `soft_labels` of the protector
 SOFT = {"hard: the best class": 0, "soft: the best 3": 3, "soft: the best 5": 5, "soft: the best 10": 10,
         "soft: all": 100}  # fmt: skip
@@ -39,8 +46,6 @@ def wordnet_ids(folder: Path) -> list[str]:
 
 
 def decode(data: bytes, scale: int = 1) -> NDArray[np.uint8]:
-    import io
-
     image = Image.open(io.BytesIO(data)).convert("RGB")
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
@@ -51,6 +56,26 @@ def downsized(pixels: NDArray[np.uint8]) -> Tensor:
     """What a 64-pixel target sees: shorter side to 64 (Lanczos), centre crop."""
     size = (PRESET.size, PRESET.size)
     return images.to_tensor(np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS)))
+
+
+def seconds(protector: Protector, photo: Image.Image, repeats: int = 10) -> float:
+    """Least seconds of one protected file, without those that Pillow takes in it."""
+    whole, codecs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "photo.jpg"), Path(folder, "photo.png")
+        photo.save(source, quality=95)
+        for _ in range(repeats):
+            out.unlink(missing_ok=True)
+            started = time.perf_counter()
+            protector.protect_file(source, out)
+            whole.append(time.perf_counter() - started)
+            with Image.open(source) as before, Image.open(out) as after:
+                started = time.perf_counter()
+                before.load()
+                after.load()
+                after.save(io.BytesIO(), "PNG", compress_level=PNG_LEVEL)
+                codecs.append(time.perf_counter() - started)
+    return min(whole) - min(codecs)
 
 
 def main() -> None:
@@ -113,6 +138,12 @@ def main() -> None:
             report = evaluate(target, x_def, y, eps=PRESET.eps, stop_early=True)
             robust = gain_cell(base["robust"], report.per_image["robust"])
             lines.append(f"| {name} | {label} | {report.clean_acc:.1%} | {robust} |")
+
+    photo = Image.open(io.BytesIO(inside[0][0])).convert("RGB")
+    small, large = (seconds(protector, photo.resize(size, Image.Resampling.BICUBIC)) for size in (SMALL, LARGE))
+    lines += ["", "## Time", "", f"Beyond decoding and encoding a photo of {LARGE[0]} x {LARGE[1]} takes "
+              f"{large / small:.2f} times the time of one of {SMALL[0]} x {SMALL[1]} (least of 10, "
+              f"{torch.get_num_threads()} threads)."]  # fmt: skip
     text = "\n".join(lines) + "\n"
     print(text)
     (RESULTS / "photos.md").write_text(text)
