@@ -75,16 +75,17 @@ def _strips(a: Pixels) -> Iterator[slice]:
 
 
 def _same(a: Pixels, b: Pixels) -> bool:
-    return all(np.array_equal(a[rows], b[rows]) for rows in _strips(a))
+    return a.shape == b.shape and all(np.array_equal(a[rows], b[rows]) for rows in _strips(a))
 
 
 def _differences(a: Pixels, b: Pixels) -> tuple[int, float, float]:
     """Largest difference in grey levels, mean square difference in [0, 1] units, SSIM of two pictures."""
     largest, total = 0, 0.0
     for rows in _strips(a):
-        gaps = (np.maximum(a[rows], b[rows]) - np.minimum(a[rows], b[rows])).ravel().astype(np.float64)
+        gaps = (np.maximum(a[rows], b[rows]) - np.minimum(a[rows], b[rows])).ravel()
         largest = max(largest, int(gaps.max()))
-        total += float(gaps @ gaps)
+        wide = gaps.astype(np.float64)
+        total += float(wide @ wide)
     return largest, total / a.size / 255**2, _ssim(a, b)
 
 

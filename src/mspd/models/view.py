@@ -45,10 +45,11 @@ def add(pixels: NDArray[np.uint8], delta: Tensor, levels: int) -> NDArray[np.uin
     if small.shape[0] > height or small.shape[1] > width:  # a picture below the view's size
         small = down(small.permute(2, 0, 1)[None], (height, width))[0].permute(1, 2, 0)
     low, high, share = _taps(width, small.shape[1])
-    wide = torch.lerp(small[:, low], small[:, high], share[:, None]).reshape(small.shape[0], -1)  # (h, W * C)
+    left, right = (small.index_select(1, taps) for taps in (low, high))
+    wide = torch.lerp(left, right, share[:, None]).flatten(1)  # (h, W * C)
     top, bottom, weight = _taps(height, small.shape[0])
     out = np.empty_like(pixels)
-    strip = max(1, 500_000 // (width * channels))
+    strip = max(1, 250_000 // (width * channels))
     for start in range(0, height, strip):
         rows = slice(start, min(start + strip, height))
         above, below = (wide.index_select(0, taps[rows]) for taps in (top, bottom))
