@@ -1,18 +1,22 @@
 """Where the shared data sets are (tests that need them skip with a reason when they are absent), a preset of tiny
-random networks for tests of all that is around the networks, and a server for tests of the page."""
+random networks for tests of all that is around the networks, a server for tests of the page, and what the tables of
+attacks and defences have in common."""
 
 import os
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
 
+from mspd.errors import InputError, UsageError
 from mspd.models import build, card_of, save_model
 from mspd.presets import PRESETS, Preset
 
@@ -50,6 +54,16 @@ def tiny(tiny_weights: dict[str, Path]) -> Iterator[str]:
         preset = Preset("tiny", names["classifier"], names["backbone"], (names["target"],), 16, 8 / 255, 1, 0)
         patch.setitem(PRESETS, "tiny", preset)
         yield "tiny"
+
+
+def check_refusals(function: Callable[..., object], call: dict[str, Any], wrong: dict[str, tuple[Any, ...]]) -> None:
+    """Each wrong value, in the place of the call's own, gets one line that begins with the argument's name."""
+    for key, values in wrong.items():
+        for value in values:
+            with pytest.raises(UsageError if key not in ("model", "x", "y") else InputError) as caught:
+                function(**{**call, key: value})
+            assert re.match(rf"(unknown |the )?{key} ", str(caught.value))
+            assert "\n" not in str(caught.value)
 
 
 @contextmanager

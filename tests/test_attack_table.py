@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import check_refusals
 from mspd.attacks import ATTACKS, apgd, apgd_t, autoattack, bpda_eot, cw, decowa, fab_t, mcg, rays, square
 from mspd.attacks.apgd import checkpoints
 from mspd.attacks.common import wrong_classes
@@ -527,13 +527,8 @@ def test_wrong_types(name: str) -> None:
         **{key: ("0.1", -0.1, [0.1]) for key in ("step_size", "lr", "c", "p_init") if key in parameters},
         **{key: ("3", 1.5, -1, None) for key, parameter in parameters.items() if parameter.annotation is int},
     }
-    for key, values in wrong.items():
-        for value in values:
-            call = {"model": Linear(), "x": x, "y": y, "eps": 0.1, "generator": g(), **QUICK[name], key: value}
-            with pytest.raises(UsageError if key not in ("model", "x", "y") else InputError) as caught:
-                ATTACKS[name](**call)
-            assert re.match(rf"(unknown |the )?{key} ", str(caught.value))
-            assert "\n" not in str(caught.value)
+    call = {"model": Linear(), "x": x, "y": y, "eps": 0.1, "generator": g(), **QUICK[name]}
+    check_refusals(ATTACKS[name], call, wrong)
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))

@@ -44,14 +44,19 @@ class Affine(nn.Module):
         return torch.addcmul(self.shift, x, self.scale)
 
 
+def layout_on(device: torch.device) -> torch.memory_format:
+    """channels-last, the faster one, but on MPS, where releases of PyTorch get gradients wrong in it (its issues
+    107214, 175189 and 175190)."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 class Prepared(nn.Module):
     """A frozen, faster copy of a model for input gradients; same call, float32 logits."""
 
     def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         device = next((tensor.device for tensor in net.parameters()), torch.device("cpu"))
-        # on MPS releases of PyTorch get gradients wrong in channels-last (its issues 107214 and 175190)
-        self.layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+        self.layout = layout_on(device)
         self.net = net.to(dtype).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.dtype = dtype
 

@@ -94,7 +94,7 @@ def over_targets(
     x_adv = x.clone()
     logits = predict(model, x)
     ranked = wrong_classes(logits, y)
-    live = (~wrong(logits, y)).nonzero()[:, 0]
+    live = right(logits, y)
     for rank in range(min(targets, ranked.shape[1])):
         if len(live) == 0:
             break
@@ -106,7 +106,12 @@ def over_targets(
 
 def read_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The indices of the images that the model reads as their label: the ones there is something to attack in."""
-    return (~wrong(predict(model, x), y)).nonzero()[:, 0]
+    return right(predict(model, x), y)
+
+
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """The indices of the images whose prediction is the label."""
+    return (~wrong(logits, y)).nonzero()[:, 0]
 
 
 def wrong(logits: Tensor, y: Tensor) -> Tensor:

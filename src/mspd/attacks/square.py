@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_inputs, predict, wrong
+from mspd.attacks.common import check_inputs, predict, right
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
 from mspd.guard import check_counts, check_logits, check_positive, eval_mode
@@ -50,7 +50,7 @@ def square(
         draws = _Draws(image_generators(x, generator))
         logits = predict(model, x)
         check_logits(logits, y)
-        live = (~wrong(logits, y)).nonzero()[:, 0]
+        live = right(logits, y)
         if n_queries > 1 and len(live):
             first = start(live) if start is not None else _first(x[live], draws, live, eps, norm)
             best[live] = project(first, x[live], eps, norm)

@@ -131,7 +131,7 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
     def mean(key: str) -> float:
         return round(float(sum(row[key] for row in rows)) / n, 6)
 
-    def mean_of(some: list[dict[str, Any]], key: str) -> float | None:
+    def mean_of(some: Sequence[dict[str, Any]], key: str) -> float | None:
         values = [row[key] for row in some if row.get(key) is not None]
         return round(float(sum(values)) / len(values), 6) if values else None
 
@@ -142,7 +142,7 @@ def _score(cell: Cell, rows: Sequence[dict[str, Any]], verdicts: dict[Cell, tupl
         clean_gain=None if base is None else paired_interval(base[0][:both], clean[:both]),
         robust_gain=None if base is None else paired_interval(base[1][:both], robust[:both]),
         defense_linf=mean("defense_linf"), defense_l2=mean("defense_l2"), ssim=mean("ssim"),
-        psnr=mean_of(list(rows), "psnr"), lpips=mean_of(list(rows), "lpips"),
+        psnr=mean_of(rows, "psnr"), lpips=mean_of(rows, "lpips"),
         attack_linf=mean_of(broken, "attack_linf"), attack_l2=mean_of(broken, "attack_l2"),
         queries=mean_of(broken, "queries"),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet
 from mspd.models import load_model
 from mspd.objectives import cross_entropy
+from mspd.smoothing import layout_on
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.precision import mixed
 from mspd.training.recipe import Recipe
@@ -93,9 +94,10 @@ def _targets(recipe: Recipe, training: ImageSet, device: torch.device) -> Tensor
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
     if recipe.teacher:
         teacher = load_model(recipe.teacher, device)
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = layout_on(device)
+        teacher.to(memory_format=layout)  # type: ignore[call-overload]
         for start in range(0, len(training), 250):
-            x = training.floats(start, start + 250).to(device).contiguous(memory_format=torch.channels_last)
+            x = training.floats(start, start + 250).to(device).contiguous(memory_format=layout)
             with torch.no_grad(), mixed(x.device):
                 p = (teacher(x).float().softmax(1) + teacher(x.flip(3)).float().softmax(1)) / 2
             targets[start : start + 250].lerp_(p.cpu(), recipe.teacher_weight)

@@ -33,6 +33,7 @@ from mspd.models.files import write_atomically
 from mspd.models.hub import is_id
 from mspd.presets import PRESETS
 from mspd.protector import pick_device
+from mspd.smoothing import layout_on
 from mspd.training.classify import Classify
 from mspd.training.denoising import Denoise
 from mspd.training.flow import Flow
@@ -237,12 +238,11 @@ def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
 
 
 def _layout(model: nn.Module, device: torch.device) -> torch.memory_format:
-    """channels-last, the faster one, unless a layer has a number of channels that 8 does not divide: there PyTorch's
-    weight gradient of strided 1 x 1 convolutions writes beyond its memory (2.13, oneDNN 3.12, AVX2 processors). Not on
-    MPS, where releases of PyTorch get the gradients of BatchNorm wrong in it (its issue 175189)."""
+    """The device's, unless a layer has a number of channels that 8 does not divide: there PyTorch's weight gradient of
+    strided 1 x 1 convolutions writes beyond its memory in channels-last (2.13, oneDNN 3.12, AVX2 processors)."""
     channels = [c for m in model.modules() if isinstance(m, nn.Conv2d) for c in (m.in_channels, m.out_channels)]
     aligned = all(c % 8 == 0 for c in channels if c > 3)
-    return torch.channels_last if aligned and device.type != "mps" else torch.contiguous_format
+    return layout_on(device) if aligned else torch.contiguous_format
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
