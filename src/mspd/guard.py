@@ -90,6 +90,13 @@ def check_positive(**numbers: float) -> None:
             raise UsageError(f"{name} is {value!r}: it must be positive and finite")
 
 
+def check_functions(**functions: object) -> None:
+    """Each must be callable; UsageError for a name or anything else."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise UsageError(f"{name} is {function!r}: pass a function")
+
+
 def check_generator(generator: torch.Generator) -> None:
     """UsageError for a seed or anything else in place of a generator."""
     if not isinstance(generator, torch.Generator):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mspd.attacks.common import check_call, is_random, loss_gradient, predict, wrong
 from mspd.ball import project, step
 from mspd.errors import InputError
-from mspd.guard import eval_mode, step_or
+from mspd.guard import check_functions, eval_mode, step_or
 
 Purifier = Callable[..., Tensor]
 
@@ -37,6 +37,8 @@ def bpda_eot(
     point. Errors as in `pgd`, and InputError when the purifier changes the shape.
     """
     check_call(model, x, y, eps, norm, generator, steps=steps, samples=samples, checks=checks)
+    if purifier is not None:
+        check_functions(purifier=purifier)
     step_size = step_or(step_size, eps / 4)
     seed = generator.initial_seed()
     if (purifier is None or _same(purifier, x[:1], seed)) and not is_random(model, x[:1], y[:1]):

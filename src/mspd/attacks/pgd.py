@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mspd.attacks.common import Loss, check_call, loss_gradient, wrong
 from mspd.ball import image_generators, project, random_offsets, step
-from mspd.guard import eval_mode, step_or
+from mspd.guard import check_functions, eval_mode, step_or
 from mspd.objectives import cross_entropy
 
 
@@ -30,6 +30,7 @@ def pgd(
     `mcgs` does.
     """
     check_call(model, x, y, eps, norm, generator, steps=steps)
+    check_functions(loss=loss)
     step_size = step_or(step_size, eps / 4)
     start = random_offsets(x.shape[1:], eps, norm, image_generators(x, generator))
     x_adv = project(x + start.to(x), x, eps, norm)
