@@ -5,7 +5,7 @@
 Each row defends the same test pictures, writes them as 8-bit PNG files, reads the files back and scores the targets on
 them: clean accuracy, and PGD-20 accuracy with the budget around the defended picture. The attack's gradients are
 those of `mspd.prepare` (`--exact`: plain float32); every verdict is float32. Results go to docs/results/ as JSON
-and Markdown; rows already there with the same n, seed and weights are kept.
+and Markdown; what is already there with the same n, seed and weights is kept, and only the rest is measured.
 """
 
 import argparse
@@ -76,8 +76,7 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
         "attack_gradients": "plain float32" if exact else "of mspd.prepare",
         "weights": weights,
     }
-    done = json.loads(out.read_text()) if out.exists() else {}
-    rows = done["rows"] if done.get("setting") == setting else {}
+    rows = kept(json.loads(out.read_text()), setting) if out.exists() else {}
     test = load(data, "test", size=preset.size, limit=n)
     x, y = test.floats(), test.labels
     protector = Protector(preset)
@@ -85,14 +84,15 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
     targets = {name: load_model(name) for name in preset.targets}
     classifier_acc = float((protector.probabilities(x).argmax(1) == y).float().mean())
     for row in ROWS:
-        if row.name in rows or (only and only not in row.name):
+        scores = rows.get(row.name, {})
+        missing = [name for name in targets if name not in scores]
+        if not missing or (only and only not in row.name):
             continue
-        scores = {}
-        for name, target in targets.items():
-            started = time.perf_counter()
+        for name in missing:
+            target, started = targets[name], time.perf_counter()
             if row.settings is None:
                 x_def = x
-            elif name == preset.targets[0] or row.ceiling:
+            elif name == missing[0] or row.ceiling:
                 model, aim = (prepare(target), y) if row.ceiling else (protector.backbone, labels)
                 generator = torch.Generator().manual_seed(seed)
                 x_def = mcgs(model, x, aim, eps=preset.eps, generator=generator, **row.settings)
@@ -118,6 +118,13 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
     return out
 
 
+def kept(done: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
+    """The rows measured before in this setting: all of them if at most the targets became more, else none."""
+    earlier = done["setting"]
+    grown = earlier["weights"].items() <= setting["weights"].items()
+    return done["rows"] if grown and {**earlier, "weights": setting["weights"]} == setting else {}
+
+
 def bits(text: str) -> Tensor:
     return torch.tensor([c == "1" for c in text])
 
@@ -125,7 +132,7 @@ def bits(text: str) -> Tensor:
 def table(result: dict[str, Any]) -> str:
     """Markdown: accuracy of each target, and the gain over no defence with its paired 95 % interval, in points."""
     setting, rows = result["setting"], result["rows"]
-    names = list(next(iter(rows.values())))
+    names = list(rows["no defence"])
     lines = [
         f"{setting['n']} test pictures, eps {setting['eps'] * 255:g}/255, {setting['attack']}, seed {setting['seed']}, "
         f"attack gradients {setting['attack_gradients']}; classifier {result['classifier_acc']:.1%}. "
@@ -138,6 +145,9 @@ def table(result: dict[str, Any]) -> str:
         cells = []
         for name in names:
             for kind in ("clean", "robust"):
+                if name not in scores:
+                    cells.append("-")
+                    continue
                 after = bits(scores[name][kind])
                 plain = f"{float(after.double().mean()):.1%}"
                 cells.append(plain if row == "no defence" else gain_cell(bits(rows["no defence"][name][kind]), after))

@@ -190,8 +190,8 @@ def verify(
         _print(table)
     console.print(
         f"{result.verdict}: under attack the label's lead changes by {result.gain:+.2f} logits "
-        f"(after JPEG 75 {result.gain_jpeg:+.2f}, at half size {result.gain_half:+.2f}); "
-        f"largest difference {result.linf}/255",
+        f"(after JPEG 75 {result.gain_jpeg:+.2f}, at half size {result.gain_half:+.2f}; "
+        f"noise as strong stays below {result.chance:+.2f}); largest difference {result.linf}/255",
     )
     if result.remark:
         console.print(result.remark)

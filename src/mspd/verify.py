@@ -23,8 +23,9 @@ from mspd.presets import get_preset
 from mspd.protector import Protector
 from mspd.smoothing import prepare
 
-#: an attacked margin (in logits) that grows by less than this, averaged over the targets, is called no effect
-THRESHOLD = 0.15
+#: copies with random noise as strong as the difference at hand: a growth of the attacked margin that is more than
+#: chance lies so many of their standard deviations above their mean, and is no less than so many logits
+CONTROLS, DEVIATIONS, LEAST = 16, 4, 0.03
 LARGEST_EPS = 32 / 255
 BISECTIONS = 7
 LONGEST_JPEG = 65_500
@@ -59,8 +60,8 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class Verification:
-    """`gain` is the mean growth of the attacked margin; the verdict compares it with a threshold that unprotected
-    copies and noise of the same budget stay below. `gain_jpeg` and `gain_half` are the same after recompression.
+    """`gain` is the mean growth of the attacked margin; the verdict is "helps" where it is above `chance`, which random
+    noise as strong hardly reaches, else "no effect". `gain_jpeg` and `gain_half` are the gain after recompression.
     `remark` is what has to be said beside it: that the files hardly are a picture and its copy; beside "helps", that no
     target reads the label, or none under attack."""
 
@@ -73,6 +74,7 @@ class Verification:
     gain: float
     gain_jpeg: float
     gain_half: float
+    chance: float
     remark: str
     targets: list[TargetResult]
 
@@ -114,11 +116,6 @@ def smallest_eps(model: torch.nn.Module, x: Tensor, y: Tensor, seed: int) -> flo
     return high
 
 
-def verdict(gain: float) -> str:
-    """ "helps" or "no effect", from the mean growth of the attacked margin in logits."""
-    return "helps" if gain >= THRESHOLD else "no effect"
-
-
 def remark(label: str, targets: list[TargetResult]) -> str:
     """What a verdict of "helps" hides: a lead can grow and still be no lead. Empty when some target holds the label."""
     if all(t.original.breaks_at == t.protected.breaks_at == 0 for t in targets):
@@ -148,10 +145,24 @@ class Verifier:
 
     def attacked_margin(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> float:
         """The label's lead over the next class, in logits of `target`, under PGD-20 at the preset's eps."""
-        model, x, y = self.targets[target], self._view(pixels), torch.tensor([label], device=self.protector.device)
+        return float(self._attacked_margins(target, self._view(pixels), label, seed))
+
+    def _attacked_margins(self, target: str, x: Tensor, label: int, seed: int) -> Tensor:
+        model, y = self.targets[target], torch.full((len(x),), label, device=x.device)
         x_adv = pgd(model, x, y, eps=self.preset.eps, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            return -float(margin(model(x_adv), y))
+            return -margin(model(x_adv), y)
+
+    def chance(self, before: NDArray[np.uint8], after: NDArray[np.uint8], label: int, seed: int = 0) -> float:
+        """The growth of the attacked margin, averaged over the targets, that random noise hardly reaches; the noise is
+        as strong (root mean square) as the difference of the two pictures, pixels (H, W, C), in the targets' view."""
+        x = self._view(before)
+        strength = (self._view(after) - x).square().mean().sqrt()
+        draws = torch.randint(2, (CONTROLS, *x.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(x)
+        controls = torch.cat((x, (x + strength * (2 * draws - 1)).clamp(0, 1)))
+        margins = torch.stack([self._attacked_margins(name, controls, label, seed) for name in self.targets]).mean(0)
+        growth = margins[1:] - margins[0]
+        return max(LEAST, float(growth.mean() + DEVIATIONS * growth.std()))
 
     def read(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> Reading:
         """One target's reading of pixels (H, W, C); see `Reading`."""
@@ -210,7 +221,8 @@ class Verifier:
                 ("protected_half", "original_half"),
             )
         ]
-        found, name = verdict(gains[0]), self.protector.classes[label]
+        chance, name = self.chance(before, after, label, seed), self.protector.classes[label]
+        found = "helps" if gains[0] > chance else "no effect"
         difference = np.abs(before.astype(np.int16) - after)
         said = remark(name, results) if found == "helps" else ""
         if difference.max() > FAR and difference.mean() > FOREIGN * self.preset.eps * 255:
@@ -222,7 +234,7 @@ class Verifier:
             original=str(original.path), protected=str(protected.path), label=name, confidence=round(confidence, 4),
             linf=int(difference.max()), verdict=found, gain=round(gains[0], 3),
             gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3),
-            remark=said, targets=results,
+            chance=round(chance, 3), remark=said, targets=results,
         )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class ConvNeXt(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = Normalize(stats)
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, patch, 1), ChannelNorm(widths[0])]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 2 * patch - 1, patch, patch - 1), ChannelNorm(widths[0])]
         channels = widths[0]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:
@@ -70,6 +70,6 @@ def convnext(
     patch: int = 2,
     stats: str = "cifar10",
 ) -> ConvNeXt:
-    """A small ConvNeXt; its stem is an overlapping 3 x 3 convolution of stride `patch`, which suits robust training
-    better than patches."""
+    """A small ConvNeXt; its stem is a convolution of stride `patch` with overlapping windows (3 x 3 for stride 2, 7 x 7
+    for 4), which suits robust training better than patches."""
     return ConvNeXt(tuple(widths), tuple(depths), num_classes, patch, stats)

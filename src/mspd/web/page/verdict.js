@@ -55,10 +55,10 @@ function targetTable(target, least, most) {
   );
 }
 
-export function showVerdict({ verdict, label, gain, gain_jpeg, gain_half, remark, targets }) {
+export function showVerdict({ verdict, label, gain, gain_jpeg, gain_half, chance, remark, targets }) {
   const helps = verdict === "helps";
   const change = `changes by ${signed(gain)} logits (after JPEG ${signed(gain_jpeg)}, at half the size ${signed(gain_half)})`;
-  const ending = `${helps ? "." : ": too little to tell from chance."} ${remark}`;
+  const ending = `${helps ? "; " : ": too little to tell from chance, "}noise as strong stays below ${signed(chance)}. ${remark}`;
   const sentence = `Under attack, the lead of “${label}” over other names ${change}${ending}`;
   const margins = targets.flatMap((t) => Object.values(t).filter((r) => r.margin !== undefined).map((r) => r.margin));
   const [least, most] = [Math.min(-0.5, ...margins), Math.max(0.5, ...margins)];
