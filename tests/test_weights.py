@@ -77,7 +77,7 @@ def test_verify_tells_protection_from_noise(data: Path, tmp_path: Path) -> None:
     verifier = mspd.Verifier("cifar10")
     rng = np.random.default_rng(0)
     helpful: dict[str, list[bool]] = {}
-    for image in load(data / "cifar10", "test", limit=8).images:
+    for image in load(data / "cifar10", "test", limit=5).images:
         pixels = image.permute(1, 2, 0).numpy()
         noisy = np.clip(pixels + 8 * rng.choice([-1, 1], pixels.shape), 0, 255).astype(np.uint8)
         copies = {"plain": pixels, "noise": noisy, "protected": verifier.protector.protect_pixels(pixels)[0]}
@@ -88,7 +88,7 @@ def test_verify_tells_protection_from_noise(data: Path, tmp_path: Path) -> None:
             gain = (sum(after) - sum(before)) / len(after)
             helpful.setdefault(name, []).append(gain > verifier.chance(pixels, changed, label))
     assert not any(helpful["plain"] + helpful["noise"])
-    assert sum(helpful["protected"]) >= 6
+    assert sum(helpful["protected"]) >= 4
 
 
 def test_verify_says_no_effect_of_a_plain_copy(tmp_path: Path) -> None:
