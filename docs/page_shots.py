@@ -1,4 +1,4 @@
-"""Make docs/page-light.png, page-dark.png and page-phone.png: the page with the example photo protected and checked.
+"""Make docs/page-light.webp, page-dark.webp and page-phone.webp: the page with the example photo protected and checked.
 
 python docs/page_shots.py        # needs 'mspd[dev]', chromium and chromedriver
 """
@@ -31,7 +31,7 @@ def browser(profile: str) -> webdriver.Chrome:
 
 
 def shoot(driver: webdriver.Chrome, name: str, width: int, height: int, scheme: str, top: str) -> None:
-    """The page at that size and in that scheme, scrolled to `top`, in 128 colours."""
+    """The page at that size and in that scheme, scrolled to `top`."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -39,7 +39,7 @@ def shoot(driver: webdriver.Chrome, name: str, width: int, height: int, scheme: 
     driver.execute_script("document.querySelector(arguments[0]).scrollIntoView()", top)
     driver.execute_async_script("setTimeout(arguments[0], 500)")
     shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    shot.quantize(128, dither=Image.Dither.NONE).save(ROOT / "docs" / name, optimize=True)
+    shot.save(ROOT / "docs" / name, quality=85, method=6)
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def main() -> None:
         driver.find_element(By.CSS_SELECTOR, ".done .check summary").click()
         driver.find_element(By.CSS_SELECTOR, ".done .start").click()
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, ".result:not([hidden]) .verdict"))
-        shoot(driver, "page-light.png", 1000, 1400, "light", "body")
-        shoot(driver, "page-dark.png", 1000, 1400, "dark", ".picture.done")
-        shoot(driver, "page-phone.png", 390, 844, "light", "#pictures")
+        shoot(driver, "page-light.webp", 1000, 1400, "light", "body")
+        shoot(driver, "page-dark.webp", 1000, 1400, "dark", ".picture.done")
+        shoot(driver, "page-phone.webp", 390, 844, "light", "#pictures")
     server.terminate()
     server.wait()
 

@@ -157,7 +157,9 @@ def test_stopped_call_leaves_a_page(
     text = (tmp_path / "table16.md").read_text()
     result = json.loads((tmp_path / "table16.json").read_text())
     assert [cell["n"] for cell in result["cells"]] == [8, 4, 4, 4, 4, 4]
-    assert text.count("stopped after 4 of 8 pictures") == 5
+    assert len(result["left_out"]) == 5
+    (line,) = [line for line in text.splitlines() if line.startswith("- stopped after 4 of 8 pictures: ")]
+    assert line.count(";") == 4
     reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")
     assert "stopped" not in (tmp_path / "table16.md").read_text()
 
@@ -257,9 +259,11 @@ def test_violated_orderings_are_reported() -> None:
     report = item("table7").report(*as_published(robust_of_ours=81.0))
     broken = [ordering.claim for ordering in report.orderings if not ordering.holds]
     assert broken == ["Ours (2 epochs) above Bi-Level (100 epochs)", "Ours of 4 epochs within 1 point of 2"]
-    page = markdown("title", "setting", report, ["target x: is not there"])
+    page = markdown(
+        "title", "setting", report, ["target x: is not there", "target y: is no model", "target z: is not there"]
+    )
     assert "Ours (2 epochs) above Bi-Level (100 epochs): **does not hold** (81.0 % against 82.2 %, -1.2 [" in page
-    assert "## Left out\n\n- target x: is not there" in page
+    assert "## Left out\n\n- is not there: target x; target z\n- is no model: target y\n" in page
 
 
 def test_nonrobust_target_that_holds_out_is_a_violation() -> None:

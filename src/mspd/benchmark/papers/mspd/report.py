@@ -131,5 +131,14 @@ def markdown(title: str, setting: str, report: Report, left_out: Sequence[str]) 
         rest = f"; {missing} more are not measured, the JSON file names them" if missing else ""
         lines += ["", "## What should hold", "", f"{count} hold{rest}.", "", *(f"- {o.line()}" for o in measured)]
     if left_out:
-        lines += ["", "## Left out", "", *(f"- {line}" for line in left_out)]
+        lines += ["", "## Left out", "", *(f"- {why}: {'; '.join(what)}" for why, what in by_reason(left_out).items())]
     return "\n".join(lines) + "\n"
+
+
+def by_reason(left_out: Sequence[str]) -> dict[str, list[str]]:
+    """Lines "what: why" gathered by their why."""
+    gathered: dict[str, list[str]] = {}
+    for line in left_out:
+        what, _, why = line.partition(": ")
+        gathered.setdefault(why, []).append(what)
+    return gathered
