@@ -201,6 +201,11 @@ def test_attack_gets_what_it_needs() -> None:
     assert seen == {"eps": 0.2, "norm": "L2", "strength": 3}
 
 
+def test_evaluate_does_not_read_around_a_purifier() -> None:
+    with pytest.raises(UsageError, match="evaluate reads the model alone"):
+        evaluate(Brightness(), grey(0.1), torch.tensor([0]), attack="bpda_eot", eps=0.1, purifier=lambda z, generator: z)
+
+
 def test_random_models_follow_the_seed_and_are_named(network: nn.Module) -> None:
     class Random(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

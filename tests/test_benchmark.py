@@ -36,7 +36,7 @@ from mspd.benchmark.grid import named
 from mspd.benchmark.identity import function_identity, model_identity
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.run import _rounded
-from mspd.benchmark.store import GROWING, Store
+from mspd.benchmark.store import GROWING, Store, read_lines
 from mspd.benchmark.summary import summarise
 from mspd.data import ImageSet
 from mspd.defenses import mcgs
@@ -924,6 +924,25 @@ def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
         Store(tmp_path / "out", settings)
     with Store(tmp_path / "out", settings) as store:
         assert store.rows == []
+
+
+def test_reading_leaves_what_another_run_is_writing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id": 0}\n{"id"')
+    assert read_lines(path) == [{"id": 0}]
+    assert path.read_bytes() == b'{"id": 0}\n{"id"'
+
+
+def test_run_killed_as_it_began(tmp_path: Path) -> None:
+    settings = {"images": [], **{axis: {} for axis in GROWING}}
+    (tmp_path / "rows.jsonl").touch()
+    with Store(tmp_path, settings) as store:
+        assert store.rows == []
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="is not empty and not a benchmark's folder"):
+        Store(other, settings)
 
 
 def test_rounding_stays_in_the_ball() -> None:

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 
 import mspd.smoothing as smoothing
+from mspd.attacks import pgd
 from mspd.defenses import mcgs
 from mspd.errors import InputError, UsageError
-from mspd.models import build
+from mspd.evaluation import predict
+from mspd.models import build, load_model
 from mspd.objectives import cross_entropy
+from mspd.protector import Protector
 from mspd.smoothing import compute_rows, in_pieces, prepare
 
 
@@ -256,6 +259,8 @@ def test_bad_calls_say_what_is_wrong(change: dict[str, object], error: type[Exce
 
 def test_prepared_keeps_hooks_and_weights_that_are_read_elsewhere() -> None:
     class Reading(nn.Module):
+        __module__ = "timm.models.reading"  # from where it may be traced
+
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
@@ -273,6 +278,54 @@ def test_prepared_keeps_hooks_and_weights_that_are_read_elsewhere() -> None:
     hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     hooked.register_forward_pre_hook(lambda _, inputs: (inputs[0].flip(3) * 2 - 1,))
     assert torch.allclose(prepare(hooked)(x), hooked(x), atol=1e-5)
+
+
+class Stranger(nn.Module):
+    """Does what a traced graph loses: a block without gradients, a draw, a norm that is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            moved = (x * 15).round() / 15 - x + 0.1 * torch.randn(1, 3, 1, 1)
+        logits: Tensor = self.norm(input=self.conv(x + moved)).mean((2, 3))
+        return logits
+
+
+def test_prepared_keeps_what_a_graph_would_lose() -> None:
+    torch.manual_seed(0)
+    model, x, y = Stranger().eval(), torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    fast = prepare(model)
+    results = []
+    for network in (model, fast):
+        torch.manual_seed(1)
+        results.append(smoothing.input_gradient(network, x, y))
+    assert float(results[0].abs().max()) > 0
+    assert torch.allclose(*results, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(fast(x), fast(x))
+
+
+def test_the_callers_precision_changes_nothing() -> None:
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    protector = Protector("cifar10", n_samples=2)
+    plain, target = protector(x), load_model("rn20-cifar10")
+    y = predict(target, x)
+    attacked = attack(target, x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(protector(x), plain)
+        assert torch.equal(attack(target, x, y), attacked)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(protector(x), plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def attack(target: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Where an attack takes each picture."""
+    return pgd(target, x, y, eps=1 / 255, steps=2, generator=torch.Generator().manual_seed(0))
 
 
 def test_gradients_where_they_are_switched_off() -> None:

@@ -47,11 +47,12 @@ def random_offsets(shape: Sequence[int], eps: float, norm: str, generators: Sequ
     """
     check_norm(norm)
     if norm == "Linf":
-        return torch.stack([torch.rand(*shape, generator=g) for g in generators]).mul_(2 * eps).sub_(eps)
+        shares = [torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators]
+        return torch.stack(shares).mul_(2 * eps).sub_(eps)
     drawn = []
     for g in generators:
-        direction = torch.randn(*shape, generator=g)
-        radius = torch.rand(*shape[:-3], 1, 1, 1, generator=g) * eps
+        direction = torch.randn(*shape, generator=g, dtype=torch.float32)
+        radius = torch.rand(*shape[:-3], 1, 1, 1, generator=g, dtype=torch.float32) * eps
         length = direction.flatten(-3).norm(dim=-1).clamp_min(1e-12)[..., None, None, None]
         drawn.append(direction / length * radius)
     return torch.stack(drawn)

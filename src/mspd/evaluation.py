@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mspd.adapters import find
 from mspd.attacks import ATTACKS
+from mspd.errors import UsageError
 from mspd.guard import (
     check_eps,
     check_images,
@@ -81,6 +82,8 @@ def evaluate(
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
     check_seed(seed)
+    if "purifier" in params:
+        raise UsageError("evaluate reads the model alone: measure one behind a purifier with mspd.benchmark's Purified")
     run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
     check_placement(model, x.device, "the model")
     check_model(model, x[:TRIED], y[:TRIED])

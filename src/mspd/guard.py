@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -165,13 +165,24 @@ def check_module(model: nn.Module, name: str = "the model") -> None:
 
 
 @contextmanager
+def no_autocast() -> Iterator[None]:
+    """Off inside, where the caller has switched it on: small gradients would have the signs of its rounding errors."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every module's own mode as it was afterwards; InputError for what is no module."""
     check_module(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        yield
+        with no_autocast():
+            yield
     finally:
         for module, training in modes:
             module.training = training
@@ -181,17 +192,34 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """The global random state of torch, numpy and Python seeded inside, as it was afterwards: for foreign code that
     draws from it."""
-    devices = [device] if device is not None and device.type == "cuda" else []
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[]), _own_device_seeded(seed, device):
         try:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def _own_device_seeded(seed: int, device: torch.device | None) -> Iterator[None]:
+    """The same for the accelerator that is `device`; others are left alone."""
+    if device is None or device.type not in ("cuda", "mps"):
+        yield
+        return
+    chosen = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    module = torch.cuda if device.type == "cuda" else torch.mps
+    with chosen:
+        state = module.get_rng_state()
+        module.manual_seed(seed)
+    try:
+        yield
+    finally:
+        with chosen:
+            module.set_rng_state(state)
 
 
 def check_placement(model: nn.Module, device: torch.device, name: str) -> None:

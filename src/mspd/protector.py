@@ -105,13 +105,13 @@ class Protector:
         self.classifier = load_model(self.settings.classifier, self.device)
         chosen = self.settings.backbone if backbone is None else backbone
         if isinstance(chosen, nn.Module):
-            network = chosen
+            network = copy.deepcopy(chosen).to(self.device)
             self._check_outputs(network)
         else:
             self._check_classes(chosen)
             network = load_model(chosen, self.device)
             self.checksums.append(card_of(chosen)["sha256"])
-        self.backbone = prepare(network.to(self.device))
+        self.backbone = prepare(network)
         #: what a module looks like that is the backbone; its weights have no card that knows their checksum
         self.module = repr(chosen) if isinstance(chosen, nn.Module) else None
 
@@ -128,7 +128,7 @@ class Protector:
     def _check_outputs(self, backbone: nn.Module) -> None:
         x = torch.full((1, 3, self.settings.size, self.settings.size), 0.5, device=self.device)
         with torch.no_grad(), eval_mode(backbone):
-            logits = backbone.to(self.device)(x)
+            logits = backbone(x)
         check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device))
         count = logits.shape[1]
         if count != len(self.classes):

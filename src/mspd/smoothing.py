@@ -14,13 +14,16 @@ from torch.fx import GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
-from mspd.guard import check_logits, gradient_of
+from mspd.guard import check_logits, gradient_of, no_autocast
 from mspd.objectives import cross_entropy
 
 #: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
 CHUNK_PIXELS = {"cpu": 20 * 64 * 64, "accelerator": 64 * 224 * 224}
 #: fewer rows than this leave the cores idle; more than the ceiling gain nothing
 ROWS_FLOOR, ROWS_CEILING = 10, 512
+#: packages whose networks may be traced: a graph keeps neither `no_grad` blocks nor draws of random numbers, which a
+#: stranger's forward pass may hold, and these do not
+TRACED = ("mspd", "torch", "torchvision", "timm")
 
 
 class Affine(nn.Module):
@@ -61,7 +64,8 @@ class Prepared(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
+        with no_autocast():
+            logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
         return logits.float()
 
 
@@ -70,15 +74,17 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
     graph can be traced, and channels-last.
 
     float32 by default, which changes practically no 8-bit value of a defended picture; `dtype=torch.bfloat16` is faster
-    where the processor has it, but changes many. The model itself is left alone. A model that cannot be traced is
-    copied without folding.
+    where the processor has it, but changes many. The model itself is left alone. A model that cannot be traced, or has
+    code from elsewhere than mspd, torch, torchvision and timm, is copied as it is.
     """
     if isinstance(model, Prepared):
         return model
-    net = _fold(copy.deepcopy(model).eval().requires_grad_(False))
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            _replace(net, name, Affine(module))
+    net = copy.deepcopy(model).eval().requires_grad_(False)
+    if all(type(module).__module__.partition(".")[0] in TRACED for module in net.modules()):
+        net = _fold(net)
+        for name, module in list(net.named_modules()):
+            if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+                _replace(net, name, Affine(module))
     return Prepared(net, dtype).eval().requires_grad_(False)
 
 

@@ -34,7 +34,8 @@ def bpda_eot(
     averages the logits of `samples` purifications; an image counts as misread, and leaves, when `checks` fresh
     purifications confirm it. Starts at x; `step_size` eps/4 (2/255 at 8/255). Where neither the purifier nor the model
     draws anything, one sample is exact and only one is taken. Images that are never misread come back at their last
-    point. Errors as in `pgd`, and InputError when the purifier changes the shape.
+    point; those that are, at the first where the mean is wrong, which a single purification may still read right.
+    Errors as in `pgd`, and InputError when the purifier changes the shape.
     """
     check_call(model, x, y, eps, norm, generator, steps=steps, samples=samples, checks=checks)
     if purifier is not None:

@@ -99,7 +99,8 @@ def _affine(points: Tensor) -> Tensor:
 
 def warp(x: Tensor, places: Tensor) -> Tensor:
     """x (B, C, H, W) sampled bilinearly at `places`, borders repeated."""
-    return F.grid_sample(x, places, mode="bilinear", padding_mode="border", align_corners=True)
+    # no padding_mode="border", which MPS has not in all releases
+    return F.grid_sample(x, places.clamp(-1, 1), mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 class _Warped(nn.Module):

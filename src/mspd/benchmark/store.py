@@ -49,23 +49,22 @@ class Store:
         self.settings = settings
         held: list[FileIO] = []
         try:
+            if not path.exists() and out.exists() and any(map(_foreign, out.iterdir())):
+                raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
+            out.mkdir(parents=True, exist_ok=True)
+            self._rows = _held(out)
+            held.append(self._rows)
             self.rows: list[Row] = []
-            if (out / "rows.jsonl").exists():
-                held.append(_held(out))
             if path.exists():
                 earlier, changed = _compared(path, settings)
-                self.rows = read_lines(out / "rows.jsonl")
+                self.rows = _mended(out / "rows.jsonl")
                 if changed and (self.rows or (out / "defended").exists()):
                     names = ", ".join(changed)
                     raise UsageError(f"{out}: belongs to a run with other settings ({names}); choose another folder")
                 if not changed:
                     self.settings = {key: _grown(earlier[key], value) for key, value in settings.items()}
-                read_lines(out / "times.jsonl")
-            elif out.exists() and any(p.name != "settings.json.tmp" for p in out.iterdir()):
-                raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
-            out.mkdir(parents=True, exist_ok=True)
+                _mended(out / "times.jsonl")
             write(path, json.dumps(self.settings, indent=1) + "\n")
-            self._rows = held[0] if held else _held(out)
             for leftover in out.rglob(".mspd-*.tmp"):
                 leftover.unlink()
             self._times = (out / "times.jsonl").open("ab", buffering=0)
@@ -145,6 +144,11 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _foreign(path: Path) -> bool:
+    """Whether a file of a folder without settings is not what a run leaves that was killed as it began."""
+    return path.name != "settings.json.tmp" and (path.name != "rows.jsonl" or path.stat().st_size > 0)
+
+
 def _held(out: Path) -> FileIO:
     """The rows of a folder, open for more and kept from other processes."""
     file = (out / "rows.jsonl").open("ab", buffering=0)
@@ -200,14 +204,21 @@ def in_short(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[Row]:
-    """The rows of a file; a last line cut off by a kill is dropped from it."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
+    """The rows of a file, but for a last line that is not whole: another process may be writing it."""
+    data = path.read_bytes() if path.exists() else b""
     try:
-        rows = [json.loads(line) for line in data[:whole].splitlines()]
+        return [json.loads(line) for line in data[: _whole(data)].splitlines()]
     except ValueError as error:
         raise UsageError(f"{path}: damaged; remove its folder and start again") from error
-    os.truncate(path, whole)
+
+
+def _mended(path: Path) -> list[Row]:
+    """The rows of a file that only we write; a last line cut off by a kill is dropped from it."""
+    rows = read_lines(path)
+    if path.exists():
+        os.truncate(path, _whole(path.read_bytes()))
     return rows
+
+
+def _whole(data: bytes) -> int:
+    return data.rfind(b"\n") + 1

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mspd.models.view import down
+
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 #: channel means and standard deviations of CIFAR-10 and ImageNet, in [0, 1]
@@ -40,9 +42,7 @@ class Enlarge(nn.Module):
         self.size = (resolution, resolution)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] == self.size:
-            return x
-        return F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
+        return down(x, self.size)
 
 
 def initialise(model: nn.Module) -> None:

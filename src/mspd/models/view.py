@@ -34,7 +34,10 @@ def view(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
 
 def down(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Antialiased, differentiable resize of (B, C, H, W) to (B, C, h, w)."""
-    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    if x.shape[2:] == size:
+        return x
+    there = x.cpu() if x.device.type == "mps" else x  # MPS has no gradient of it
+    return F.interpolate(there, size=size, mode="bilinear", antialias=True).to(x.device)
 
 
 def add(pixels: NDArray[np.uint8], delta: Tensor, levels: int) -> NDArray[np.uint8]:

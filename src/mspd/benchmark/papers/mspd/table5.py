@@ -63,6 +63,9 @@ def report(found: Found, tier: Tier) -> Report:
     ]  # fmt: skip
     remarks = [
         "DiffPure: the target alone is attacked and reads the result purified; only BPDA+EOT attacks both. CW is the "
-        f"minimal-norm attack inside the ball. MCG and DeCoWA have the gradients of {tier.surrogate}."
+        f"minimal-norm attack inside the ball. MCG and DeCoWA have the gradients of {tier.surrogate}.",
+        "",
+        "What stands behind DiffPure is read through one purification. BPDA+EOT leaves a picture as soon as the mean "
+        f"of {tier.bpda['checks']} misreads it, which one alone may still read right: its DiffPure cell is too high.",
     ]
     return Report(["attack", *COLUMNS], rows, orderings, remarks)
