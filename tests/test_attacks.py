@@ -202,8 +202,9 @@ def test_attack_gets_what_it_needs() -> None:
 
 
 def test_evaluate_does_not_read_around_a_purifier() -> None:
+    x, y = grey(0.1), torch.tensor([0])
     with pytest.raises(UsageError, match="evaluate reads the model alone"):
-        evaluate(Brightness(), grey(0.1), torch.tensor([0]), attack="bpda_eot", eps=0.1, purifier=lambda z, generator: z)
+        evaluate(Brightness(), x, y, attack="bpda_eot", eps=0.1, purifier=lambda z, generator: z)
 
 
 def test_random_models_follow_the_seed_and_are_named(network: nn.Module) -> None:
