@@ -191,7 +191,7 @@ def test_same_name_from_another_folder_is_another_picture(
         jobs = plan(["a.png", f"{folder}.png"], "../out")
         rows = list(run(protector, jobs, report=jobs.report, seed=0))
         assert [row["status"] for row in rows] == ends
-    assert rows[0]["error"] == "../out/a.png.png: already exists; choose another output or remove it first"
+    assert rows[0]["error"].startswith("../out/a.png.png: already exists, and is not the copy of a.png as it is now")
     moved = np.abs(images.read(copy).pixels.astype(int) - images.read(tmp_path / "one" / "a.png").pixels)
     assert moved.max() <= 8
 
@@ -224,6 +224,8 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     a = picture(tmp_path / "in" / "a.png")
     with pytest.raises(UsageError, match="is a file; give a folder"):
         plan([tmp_path / "in"], a)
+    with pytest.raises(UsageError, match=r"z\.png: is a picture's name; give a folder"):
+        plan([tmp_path / "in"], tmp_path / "z.png")
     with pytest.raises(UsageError, match=r"unknown picture format '\.gif'"):
         plan([a], tmp_path / "a.gif")
     with pytest.raises(UsageError, match="is the output folder, too"):
@@ -257,7 +259,8 @@ def test_symbolic_links(protector: Protector, tmp_path: Path) -> None:
     (root / "broken.png").symlink_to(tmp_path / "nothing.png")
     (root / "loop").symlink_to(root, target_is_directory=True)
     rows = go(protector, root, tmp_path / "out")
-    assert {name: row["status"] for name, row in rows.items()} == {"link.png": "done"}
+    assert {name: row["status"] for name, row in rows.items()} == {"broken.png": "failed", "link.png": "done"}
+    assert "no such file" in rows["broken.png"]["error"]
     assert set(files(tmp_path / "out")) == {"link.png.png"}
     # A broken link at an output is somebody's, too.
     (tmp_path / "out2").mkdir()
@@ -312,6 +315,25 @@ def test_second_run_computes_nothing_and_tries_failures_again(
     (out / "a.png.png").unlink()
     assert go(protector, folder, out, report)["a.png"]["status"] == "done"
     assert files(out)["a.png.png"] == before["a.png.png"]
+
+
+def test_original_that_was_changed_is_not_taken_for_done(
+    protector: Protector, folder: Path, tmp_path: Path, calls: list[str]
+) -> None:
+    rows = go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")
+    name = next(name for name, row in rows.items() if row["status"] == "done")
+    copy = Path(rows[name]["output"])
+    before, later = copy.read_bytes(), copy.stat().st_mtime + 10
+    os.utime(folder / name, (later, later))  # only touched: the same bytes tell that it is done
+    assert go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")[name]["status"] == "done"
+    picture(folder / name, 77)
+    os.utime(folder / name, (later, later))
+    row = go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")[name]
+    assert "is not the copy of" in row["error"]
+    assert copy.read_bytes() == before
+    copy.unlink()
+    assert go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")[name]["status"] == "done"
+    assert copy.read_bytes() != before
 
 
 def test_other_settings_on_the_same_report(protector: Protector, folder: Path, tmp_path: Path) -> None:

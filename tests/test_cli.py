@@ -13,6 +13,7 @@ import tarfile
 import tomllib
 import zlib
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ def test_protect_writes_a_copy(call: Call, tmp_path: Path) -> None:
     assert source.read_bytes() == before
     moved = np.abs(images.read(source).pixels.astype(int) - images.read(tmp_path / "cat.protected.png").pixels)
     assert 0 < moved.max() <= 8
+
+
+def test_version(call: Call) -> None:
+    code, out, err = call("--version")
+    assert (code, out, err) == (0, f"mspd {version('mspd')}\n", "")
 
 
 def test_protect_options(call: Call, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,21 @@ errors = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emo
 PresetOption = Annotated[str, typer.Option(help="photo, or cifar10 for 32-pixel images.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes. Keep it private.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"mspd {version('mspd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which mspd this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -316,7 +316,10 @@ class _Pipeline:
         if item.again or isinstance(job.output, Member):
             item.data, check = images.encode(picture, pixels, str(job.output), eps=eps, quality=quality)
             if item.again and item.data != written(job.output):  # else: killed between the file and its row
-                raise _taken(job)
+                raise ImageError(
+                    f"{job.output}: already exists, and is not the copy of {job.source} as it is now; choose another "
+                    "output or remove it first"
+                )
         else:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)

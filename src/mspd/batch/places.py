@@ -129,13 +129,22 @@ def exists(where: Spot) -> bool:
         return bool(fs.exists(path))
 
 
+def newer(one: Spot, other: Spot) -> bool:
+    """Whether a file was changed after another; False where one of them is no file of this machine, or is gone."""
+    if not isinstance(one, Path) or not isinstance(other, Path):
+        return False
+    with suppress(OSError):
+        return one.stat().st_mtime > other.stat().st_mtime
+    return False
+
+
 def listing(folder: Place) -> list[tuple[str, bool]]:
     """Names of the files and folders in a folder, in order, and whether each is a folder. Links to folders are left
-    out."""
+    out; those to nothing are not, for somebody should be told."""
     if isinstance(folder, Path):
         try:
             with os.scandir(folder) as entries:
-                kinds = ((e.name, e.is_dir(follow_symlinks=False), e.is_file()) for e in entries)
+                kinds = ((e.name, e.is_dir(follow_symlinks=False), _is_file(e)) for e in entries)
                 return sorted((name, is_dir) for name, is_dir, is_file in kinds if is_dir or is_file)
         except OSError as error:
             raise ImageError(f"{folder}: cannot be listed ({error.strerror or error})") from error
@@ -143,6 +152,10 @@ def listing(folder: Place) -> list[tuple[str, bool]]:
         fs, path = store_of(folder)
         found = [e for e in fs.ls(path, detail=True) if e["name"] != path]  # S3's mark of an empty folder
         return sorted((Address(e["name"]).name, e["type"] == "directory") for e in found)
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 
 def matches(pattern: Address) -> list[Place]:

@@ -53,6 +53,8 @@ def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str |
     single = len(places) == 1 and not is_folder(places[0])
     if not single and isinstance(target, Path) and target.is_file():
         raise UsageError(f"{target}: is a file; give a folder for the copies of several pictures")
+    if not single and isinstance(target, Path) and not target.exists() and images.is_picture(target.name):
+        raise UsageError(f"{target}: is a picture's name; give a folder for the copies of several pictures")
     len(jobs)  # the first walk finds what is wrong
     return jobs
 

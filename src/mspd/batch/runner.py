@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mspd.batch import local
 from mspd.batch.local import Options, Task
-from mspd.batch.places import Member, absolute, exists, place
+from mspd.batch.places import Member, absolute, exists, newer, place
 from mspd.batch.plan import Job
 from mspd.batch.report import Report, Row
 from mspd.errors import UsageError
@@ -77,9 +77,11 @@ def _look(job: Job, log: Report) -> Task:
     whole = isinstance(job.output, Member)  # a shard is written once, without the samples that failed
     if status in (("done", "failed") if whole else ("done",)) and exists(job.output):
         if status == "done" and (
-            row["source"] != absolute(job.source) or absolute(place(row["output"])) != absolute(job.output)
+            row["source"] != absolute(job.source)
+            or absolute(place(row["output"])) != absolute(job.output)
+            or newer(job.source, job.output)
         ):
-            return Task(job, started=True)  # moved, or another picture of that name: the same bytes will tell
+            return Task(job, started=True)  # moved, changed, or another of that name: the same bytes will tell
         return Task(job, {**row, "status": "skipped"} if status == "done" else row)
     if status != "started":
         log.append({"id": job.id, "status": "started"})

@@ -228,7 +228,7 @@ def _treatment(name: str, item: Any) -> Function | str:
     if isinstance(item, str) and (item == NONE or item.startswith(REVERT)):
         return item
     if isinstance(item, str) and ":" not in item and item not in PURIFIERS:
-        known = ", ".join((NONE, *PURIFIERS, WHITE))
+        known = ", ".join((NONE, *PURIFIERS, WHITE, f"{REVERT}gray", f"{REVERT}black"))
         raise UsageError(f"unknown treatment {item!r}: choose one of {known}, revert:MODEL or package.module:function")
     return _function("treatment", name, item, PURIFIERS, "x, generator=")
 
