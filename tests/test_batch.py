@@ -191,7 +191,8 @@ def test_same_name_from_another_folder_is_another_picture(
         jobs = plan(["a.png", f"{folder}.png"], "../out")
         rows = list(run(protector, jobs, report=jobs.report, seed=0))
         assert [row["status"] for row in rows] == ends
-    assert rows[0]["error"].startswith("../out/a.png.png: already exists, and is not the copy of a.png as it is now")
+    why = "already exists, and is not the copy of a.png as it is now"
+    assert rows[0]["error"] == f"../out/a.png.png: {why}; choose another output or remove it first"
     moved = np.abs(images.read(copy).pixels.astype(int) - images.read(tmp_path / "one" / "a.png").pixels)
     assert moved.max() <= 8
 

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from mspd import __version__
 from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.guard import number
 
@@ -55,7 +55,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 def _version(asked: bool) -> None:
     if asked:
-        console.print(f"mspd {version('mspd')}")
+        console.print(f"mspd {__version__}")
         raise typer.Exit
 
 

@@ -316,10 +316,7 @@ class _Pipeline:
         if item.again or isinstance(job.output, Member):
             item.data, check = images.encode(picture, pixels, str(job.output), eps=eps, quality=quality)
             if item.again and item.data != written(job.output):  # else: killed between the file and its row
-                raise ImageError(
-                    f"{job.output}: already exists, and is not the copy of {job.source} as it is now; choose another "
-                    "output or remove it first"
-                )
+                raise _taken(job, f"already exists, and is not the copy of {job.source} as it is now")
         else:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
@@ -346,11 +343,11 @@ def refusal(job: Job) -> Row:
     return _failed(job, ImageError(job.problem) if job.problem else _taken(job))
 
 
-def _taken(job: Job) -> ImageError:
+def _taken(job: Job, why: str = "already exists") -> ImageError:
     if _same(job):
         return ImageError(f"{job.output}: is the original itself; choose another output")
     output = job.output.shard if isinstance(job.output, Member) else job.output
-    return ImageError(f"{output}: already exists; choose another output or remove it first")
+    return ImageError(f"{output}: {why}; choose another output or remove it first")
 
 
 def _same(job: Job) -> bool:

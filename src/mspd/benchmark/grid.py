@@ -31,6 +31,8 @@ Function = Callable[..., Tensor]
 Axis = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 
 NONE, REVERT, WHITE = "none", "revert:", "revert:white"
+#: the reversions whose model is shipped (`mspd.reversion.SURROGATES`)
+SHIPPED = ("gray", "black")
 #: whose labels the defences aim at
 LABELS = ("classifier", "truth")
 
@@ -228,14 +230,14 @@ def _treatment(name: str, item: Any) -> Function | str:
     if isinstance(item, str) and (item == NONE or item.startswith(REVERT)):
         return item
     if isinstance(item, str) and ":" not in item and item not in PURIFIERS:
-        known = ", ".join((NONE, *PURIFIERS, WHITE, f"{REVERT}gray", f"{REVERT}black"))
+        known = ", ".join((NONE, *PURIFIERS, WHITE, *(REVERT + word for word in SHIPPED)))
         raise UsageError(f"unknown treatment {item!r}: choose one of {known}, revert:MODEL or package.module:function")
     return _function("treatment", name, item, PURIFIERS, "x, generator=")
 
 
 def _surrogate(setting: str, preset: str) -> str:
     """The model of a reversion that is not white: the shipped one for "gray" and "black", or the one named."""
-    return surrogate(preset, setting) if setting in ("gray", "black") else setting
+    return surrogate(preset, setting) if setting in SHIPPED else setting
 
 
 def _data(

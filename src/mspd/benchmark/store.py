@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import astuple, fields
 from io import FileIO
 from pathlib import Path
@@ -47,33 +48,30 @@ class Store:
         self.out = out
         path = out / "settings.json"
         self.settings = settings
-        held: list[FileIO] = []
         try:
             if not path.exists() and out.exists() and any(map(_foreign, out.iterdir())):
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
             out.mkdir(parents=True, exist_ok=True)
-            self._rows = _held(out)
-            held.append(self._rows)
-            self.rows: list[Row] = []
-            if path.exists():
-                earlier, changed = _compared(path, settings)
-                self.rows = _mended(out / "rows.jsonl")
-                if changed and (self.rows or (out / "defended").exists()):
-                    names = ", ".join(changed)
-                    raise UsageError(f"{out}: belongs to a run with other settings ({names}); choose another folder")
-                if not changed:
-                    self.settings = {key: _grown(earlier[key], value) for key, value in settings.items()}
-                _mended(out / "times.jsonl")
-            write(path, json.dumps(self.settings, indent=1) + "\n")
-            for leftover in out.rglob(".mspd-*.tmp"):
-                leftover.unlink()
-            self._times = (out / "times.jsonl").open("ab", buffering=0)
+            with ExitStack() as unless_opened:
+                self._rows = unless_opened.enter_context(_held(out))
+                self.rows: list[Row] = []
+                if path.exists():
+                    earlier, changed = _compared(path, settings)
+                    self.rows = _mended(out / "rows.jsonl")
+                    if changed and (self.rows or (out / "defended").exists()):
+                        names = ", ".join(changed)
+                        line = f"{out}: belongs to a run with other settings ({names}); choose another folder"
+                        raise UsageError(line)
+                    if not changed:
+                        self.settings = {key: _grown(earlier[key], value) for key, value in settings.items()}
+                    _mended(out / "times.jsonl")
+                write(path, json.dumps(self.settings, indent=1) + "\n")
+                for leftover in out.rglob(".mspd-*.tmp"):
+                    leftover.unlink()
+                self._times = (out / "times.jsonl").open("ab", buffering=0)
+                unless_opened.pop_all()
         except OSError as error:
-            _close(held)
             raise ImageError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
-        except BaseException:
-            _close(held)
-            raise
         self.done = {(cell_of(row), row["id"]) for row in self.rows}
 
     def __enter__(self) -> Self:
@@ -158,11 +156,6 @@ def _held(out: Path) -> FileIO:
     return file
 
 
-def _close(files: list[FileIO]) -> None:
-    for file in files:
-        file.close()
-
-
 def _place(folder: Path, names: Iterable[str], index: int) -> Path:
     """A picture's file, in a sub-folder for each name; different names give different folders."""
     return folder.joinpath(*(quote(name, safe=" ,@+") for name in names), f"{index:05d}.png")
@@ -205,20 +198,26 @@ def in_short(settings: dict[str, Any]) -> dict[str, Any]:
 
 def read_lines(path: Path) -> list[Row]:
     """The rows of a file, but for a last line that is not whole: another process may be writing it."""
-    data = path.read_bytes() if path.exists() else b""
-    try:
-        return [json.loads(line) for line in data[: _whole(data)].splitlines()]
-    except ValueError as error:
-        raise UsageError(f"{path}: damaged; remove its folder and start again") from error
+    return _rows(path, _whole(path))
 
 
 def _mended(path: Path) -> list[Row]:
     """The rows of a file that only we write; a last line cut off by a kill is dropped from it."""
-    rows = read_lines(path)
+    data = _whole(path)
+    rows = _rows(path, data)
     if path.exists():
-        os.truncate(path, _whole(path.read_bytes()))
+        os.truncate(path, len(data))
     return rows
 
 
-def _whole(data: bytes) -> int:
-    return data.rfind(b"\n") + 1
+def _whole(path: Path) -> bytes:
+    """A file's whole lines; none where it is not there."""
+    data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _rows(path: Path, data: bytes) -> list[Row]:
+    try:
+        return [json.loads(line) for line in data.splitlines()]
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged; remove its folder and start again") from error
