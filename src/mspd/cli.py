@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from mspd import __version__
+import mspd
 from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.guard import number
 
@@ -55,7 +55,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 def _version(asked: bool) -> None:
     if asked:
-        console.print(f"mspd {__version__}")
+        console.print(f"mspd {mspd.__version__}")
         raise typer.Exit
 
 
