@@ -17,7 +17,7 @@ from mspd.images.refusals import refuse
 
 _LOSSY_MARGIN = 1.25
 _STRIP = 1 << 18  # values compared at once
-_TILE, _EXACT = 128, 1 << 20
+_TILE, _EXACT, _SAMPLED = 128, 1 << 20, 1 << 19
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Check:
     """What the written file, decoded again, differs by: largest grey-level difference, SSIM, PSNR in dB.
 
     For lossy formats both the original and the protected picture went through the same encoder first. SSIM is exact up
-    to a megapixel, above it the mean over an even grid of 128-pixel tiles, about a megapixel together.
+    to a megapixel, above it the mean over an even grid of 128-pixel tiles, about half a megapixel together.
     """
 
     linf: int
@@ -95,7 +95,7 @@ def _ssim(a: Pixels, b: Pixels) -> float:
     if height * width <= _EXACT:
         return metrics.ssim(to_tensor(a), to_tensor(b)).item()
     tall, wide = min(_TILE, height), min(_TILE, width)
-    tiles = _EXACT // (tall * wide)
+    tiles = _SAMPLED // (tall * wide)
     down = min(max(1, round(math.sqrt(tiles * height / width))), height // tall)
     across = min(max(1, tiles // down), width // wide)
     values = []

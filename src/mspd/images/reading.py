@@ -30,7 +30,7 @@ MAX_PIXELS = 200_000_000
 """Largest picture `read` decodes. Pillow's own limit applies too where it is lower: 2 * PIL.Image.MAX_IMAGE_PIXELS, by
 default 179 million."""
 
-_ROWS = 256  # of a strip
+_STRIP = 1 << 18  # pixels copied at once: memory of many more is fetched anew from the system each time
 
 
 def read(path: str | Path) -> Picture:
@@ -139,7 +139,8 @@ def _plain(im: Image.Image, chunks: dict[bytes, bytes], name: str | Path) -> Ima
 def _array(im: Image.Image) -> Pixels:
     """The bands of a picture, (H, W, C), strip by strip: of a whole picture Pillow makes two more copies."""
     array = np.empty((im.height, im.width, len(im.getbands())), np.uint8)
-    for top in range(0, im.height, _ROWS):
-        strip = array[top : top + _ROWS]
+    rows = max(1, _STRIP // im.width)
+    for top in range(0, im.height, rows):
+        strip = array[top : top + rows]
         strip[:] = np.asarray(im.crop((0, top, im.width, top + len(strip)))).reshape(strip.shape)
     return array
