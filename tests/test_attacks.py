@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mspd import evaluate
-from mspd.attacks import pgd
+from mspd.attacks import bpda_eot, pgd
 from mspd.errors import InputError, UsageError
 from mspd.models import build
 from mspd.objectives import cross_entropy
@@ -205,6 +206,8 @@ def test_evaluate_does_not_read_around_a_purifier() -> None:
     x, y = grey(0.1), torch.tensor([0])
     with pytest.raises(UsageError, match="evaluate reads the model alone"):
         evaluate(Brightness(), x, y, attack="bpda_eot", eps=0.1, purifier=lambda z, generator: z)
+    with pytest.raises(UsageError, match="evaluate reads the model alone"):
+        evaluate(Brightness(), x, y, attack=partial(bpda_eot, purifier=lambda z, generator: z), eps=0.1)
 
 
 def test_random_models_follow_the_seed_and_are_named(network: nn.Module) -> None:

@@ -620,6 +620,10 @@ def test_folder_of_somebody_else(measure: Callable[..., Summary], tmp_path: Path
     with pytest.raises(UsageError, match="not empty and not a benchmark's folder"):
         measure(out=theirs)
     assert [path.name for path in theirs.iterdir()] == ["letter.txt"]
+    (theirs / "settings.json").write_text('{"editor.fontSize": 12}')
+    with pytest.raises(UsageError, match="not the settings of such a benchmark"):
+        measure(out=theirs)
+    assert sorted(path.name for path in theirs.iterdir()) == ["letter.txt", "settings.json"]
     damaged = measure(out=tmp_path / "damaged").out
     (damaged / "rows.jsonl").write_bytes(b"no JSON\n")
     with pytest.raises(UsageError, match=r"rows\.jsonl: damaged"):

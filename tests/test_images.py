@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 from mspd import images
 from mspd.errors import ImageError, InputError, UsageError
 from mspd.images import checking, is_picture, quantise, read, save, saving, to_pixels, to_tensor
+from mspd.metrics import ssim
 
 EPS = 8 / 255
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
@@ -989,6 +990,10 @@ def test_ssim_over_tiles_is_near_the_exact_one(monkeypatch, shape):
     b = nudge(a)
     exact = checking._ssim(a, b)
     monkeypatch.setattr(checking, "_EXACT", 20_000)
+    monkeypatch.setattr(checking, "_SAMPLED", 10_000)
     monkeypatch.setattr(checking, "_TILE", 32)
+    seen = []
+    monkeypatch.setattr(checking.metrics, "ssim", lambda x, r: (seen.append(x.shape[2:].numel()), ssim(x, r))[1])
     assert checking._ssim(a, b) == pytest.approx(exact, abs=0.03)
+    assert 4_000 < sum(seen) <= 10_000
     assert checking._ssim(a, a) == 1

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 import mspd.smoothing as smoothing
 from mspd.attacks import pgd
+from mspd.benchmark import Purified
 from mspd.defenses import mcgs
 from mspd.errors import InputError, UsageError
-from mspd.evaluation import predict
+from mspd.evaluation import evaluate, predict
+from mspd.metrics import ssim
 from mspd.models import build, load_model
 from mspd.objectives import cross_entropy
 from mspd.protector import Protector
+from mspd.purifiers import diffpure
 from mspd.smoothing import compute_rows, in_pieces, prepare
 
 
@@ -280,6 +283,26 @@ def test_prepared_keeps_hooks_and_weights_that_are_read_elsewhere() -> None:
     assert torch.allclose(prepare(hooked)(x), hooked(x), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("kind", ["behind a purifier", "forward of its own", "backward hook"])
+def test_prepared_keeps_gradients_that_a_graph_would_lose(kind: str) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model: nn.Module = nn.Sequential(nn.Sequential(*layers)).eval()
+    x, y = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    bare = smoothing.input_gradient(model, x, y)
+    if kind == "behind a purifier":
+        model = Purified(model, lambda z, *, generator: (z * 4).round() / 4).eval()
+    elif kind == "forward of its own":
+        own = model.forward
+        model.forward = lambda z: own(z.flip(3) * 2 - 1)  # type: ignore[method-assign]
+    else:
+        model[0].register_full_backward_hook(lambda _, gradients, __: (5 * gradients[0],))  # type: ignore[index]
+    wanted = smoothing.input_gradient(model, x, y)
+    assert not torch.allclose(wanted, bare, rtol=1e-3)
+    assert torch.allclose(smoothing.input_gradient(prepare(model), x, y), wanted, rtol=1e-3, atol=1e-7)
+
+
 class Stranger(nn.Module):
     """Does what a traced graph loses: a block without gradients, a draw, a norm that is called by keyword."""
 
@@ -313,9 +336,22 @@ def test_the_callers_precision_changes_nothing() -> None:
     plain, target = protector(x), load_model("rn20-cifar10")
     y = predict(target, x)
     attacked = attack(target, x, y)
+    weight = torch.rand(3, 3, 3, 3)
+
+    def foreign(model: nn.Module, x: Tensor, y: Tensor, **_: object) -> Tensor:
+        seen.append(torch.conv2d(x, weight))
+        return x
+
+    seen: list[Tensor] = []
+    evaluate(target, x, y, attack=foreign, eps=1 / 255)
+    likeness, pure = ssim(x, plain), diffpure(x, t=0.002)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(protector(x), plain)
         assert torch.equal(attack(target, x, y), attacked)
+        assert torch.equal(ssim(x, plain), likeness)
+        assert torch.equal(diffpure(x, t=0.002), pure)
+        evaluate(target, x, y, attack=foreign, eps=1 / 255)
+    assert torch.equal(*seen)
     try:
         torch.set_default_dtype(torch.float64)
         assert torch.equal(protector(x), plain)

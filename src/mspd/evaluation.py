@@ -20,6 +20,7 @@ from mspd.guard import (
     check_result,
     check_seed,
     eval_mode,
+    no_autocast,
     seeded,
 )  # fmt: skip
 from mspd.metrics import wilson
@@ -56,6 +57,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
         return in_pieces(lambda piece, _: model(piece).argmax(1), x, torch.zeros(len(x), device=x.device), ROWS)
 
 
+@no_autocast()
 def evaluate(
     model: nn.Module,
     x: Tensor,
@@ -82,9 +84,9 @@ def evaluate(
     check_labels(y, len(x), soft=False)
     check_eps(eps, norm)
     check_seed(seed)
-    if "purifier" in params:
-        raise UsageError("evaluate reads the model alone: measure one behind a purifier with mspd.benchmark's Purified")
     run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
+    if "purifier" in {**getattr(run, "keywords", {}), **params}:
+        raise UsageError("evaluate reads the model alone: measure one behind a purifier with mspd.benchmark's Purified")
     check_placement(model, x.device, "the model")
     check_model(model, x[:TRIED], y[:TRIED])
     generator = torch.Generator().manual_seed(seed)

@@ -73,7 +73,8 @@ def check_eps(eps: float, norm: str = "Linf") -> None:
     if not 0 < eps < math.inf:
         raise UsageError(f"eps is {eps:g}: the budget must be positive and finite, for example 8/255")
     if norm == "Linf" and eps >= 1:
-        meant = f"did you mean {eps:g}/255?" if eps == round(eps) else "take a share of it, for example 8/255"
+        grey = eps == round(eps) and eps < 255
+        meant = f"did you mean {eps:g}/255?" if grey else "take a share of it, for example 8/255"
         raise UsageError(f"eps is {eps:g}, but images are in [0, 1]: {meant}")
 
 

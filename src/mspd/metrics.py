@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_images, check_labels, check_logits, eval_mode
+from mspd.guard import check_images, check_labels, check_logits, eval_mode, no_autocast
 from mspd.objectives import cross_entropy
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -71,6 +71,7 @@ def _blur(maps: Tensor) -> Tensor:
     return F.conv2d(rows, down.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
 
 
+@no_autocast()
 def ssim(x: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al. 2004): Gaussian 11x11 of sigma 1.5, K1 0.01, K2 0.03, range 1.
 
@@ -87,6 +88,7 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     return (luminance * structure).flatten(1).mean(dim=1)
 
 
+@no_autocast()
 def lpips(x: Tensor, reference: Tensor) -> Tensor:
     """Learned perceptual distance of each image (Zhang et al. 2018): AlexNet, version 0.1, through the lpips package.
 

@@ -21,9 +21,9 @@ from mspd.objectives import cross_entropy
 CHUNK_PIXELS = {"cpu": 20 * 64 * 64, "accelerator": 64 * 224 * 224}
 #: fewer rows than this leave the cores idle; more than the ceiling gain nothing
 ROWS_FLOOR, ROWS_CEILING = 10, 512
-#: packages whose networks may be traced: a graph keeps neither `no_grad` blocks nor draws of random numbers, which a
-#: stranger's forward pass may hold, and these do not
-TRACED = ("mspd", "torch", "torchvision", "timm")
+#: where the networks come from that may be traced: a graph keeps neither `no_grad` blocks nor draws of random numbers,
+#: which another forward pass may hold, and these do not
+TRACED = ("mspd.models", "torch.nn", "torch.fx", "torchvision.models", "torchvision.ops", "timm")
 
 
 class Affine(nn.Module):
@@ -75,17 +75,25 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
 
     float32 by default, which changes practically no 8-bit value of a defended picture; `dtype=torch.bfloat16` is faster
     where the processor has it, but changes many. The model itself is left alone. A model that cannot be traced, or has
-    code from elsewhere than mspd, torch, torchvision and timm, is copied as it is.
+    code from elsewhere than the model zoos of mspd, torch, torchvision and timm, is copied as it is.
     """
     if isinstance(model, Prepared):
         return model
     net = copy.deepcopy(model).eval().requires_grad_(False)
-    if all(type(module).__module__.partition(".")[0] in TRACED for module in net.modules()):
+    if all(map(_traceable, net.modules())):
         net = _fold(net)
         for name, module in list(net.named_modules()):
             if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 _replace(net, name, Affine(module))
     return Prepared(net, dtype).eval().requires_grad_(False)
+
+
+def _traceable(module: nn.Module) -> bool:
+    """Whether a graph does all that the module does: its class is known, and it has no forward pass or hooks of its
+    own."""
+    known = f"{type(module).__module__}.".startswith(tuple(f"{name}." for name in TRACED))
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return known and "forward" not in vars(module) and not any(hooks)
 
 
 class _Leaves(Tracer):
@@ -96,10 +104,7 @@ class _Leaves(Tracer):
 
 
 def _fold(net: nn.Module) -> nn.Module:
-    """Merge each BatchNorm into the convolution whose output only it reads; `net` itself when it cannot be traced, or
-    has hooks, which a graph would lose."""
-    if any(module._forward_hooks or module._forward_pre_hooks for module in net.modules()):
-        return net
+    """Merge each BatchNorm into the convolution whose output only it reads; `net` itself when it cannot be traced."""
     try:
         graph = GraphModule(net, _Leaves().trace(net))
     except Exception:  # tracing fails in many ways on foreign code; the unfolded copy is just slower

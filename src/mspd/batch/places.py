@@ -130,11 +130,13 @@ def exists(where: Spot) -> bool:
 
 
 def newer(one: Spot, other: Spot) -> bool:
-    """Whether a file was changed after another; False where one of them is no file of this machine, or is gone."""
+    """Whether a file was changed, or put there, after another was written; False where one of them is no file of this
+    machine, or is gone."""
     if not isinstance(one, Path) or not isinstance(other, Path):
         return False
     with suppress(OSError):
-        return one.stat().st_mtime > other.stat().st_mtime
+        changed = one.stat()  # a file put in another's place may bring an old time of its content
+        return max(changed.st_mtime, changed.st_ctime) > other.stat().st_mtime
     return False
 
 
@@ -155,7 +157,10 @@ def listing(folder: Place) -> list[tuple[str, bool]]:
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    except OSError:  # a link to itself
+        return entry.is_symlink()
 
 
 def matches(pattern: Address) -> list[Place]:

@@ -85,4 +85,4 @@ def _look(job: Job, log: Report) -> Task:
         return Task(job, {**row, "status": "skipped"} if status == "done" else row)
     if status != "started":
         log.append({"id": job.id, "status": "started"})
-    return Task(job, started=status == "started")
+    return Task(job, started=status is not None)

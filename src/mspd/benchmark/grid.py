@@ -23,7 +23,7 @@ from mspd.models import card_of, load_model
 from mspd.presets import Preset, get_preset
 from mspd.protector import Protector, pick_device
 from mspd.purifiers import PURIFIERS
-from mspd.reversion import revert, surrogate
+from mspd.reversion import SURROGATES, revert, surrogate
 from mspd.smoothing import prepare
 
 Function = Callable[..., Tensor]
@@ -31,7 +31,7 @@ Function = Callable[..., Tensor]
 Axis = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 
 NONE, REVERT, WHITE = "none", "revert:", "revert:white"
-#: the reversions whose model is shipped (`mspd.reversion.SURROGATES`)
+#: the reversions by a model that may be shipped (`mspd.reversion.SURROGATES`)
 SHIPPED = ("gray", "black")
 #: whose labels the defences aim at
 LABELS = ("classifier", "truth")
@@ -127,7 +127,7 @@ def make_grid(
     budgets = {name: _budget(function, eps_adv, norm) for name, function in attack_functions.items()}
     treatment_functions: dict[str, Function | str] = {
         NONE: NONE,
-        **{name: _treatment(name, item) for name, item in named("treatment", treatments).items()},
+        **{name: _treatment(name, item, chosen.name) for name, item in named("treatment", treatments).items()},
     }
     attackers = {name: _surrogate(f.removeprefix(REVERT), chosen.name)
                  for name, f in treatment_functions.items()
@@ -225,12 +225,13 @@ def _has_lpips(size: int) -> bool:
     return True
 
 
-def _treatment(name: str, item: Any) -> Function | str:
+def _treatment(name: str, item: Any, preset: str) -> Function | str:
     """A purifier, or "none", or "revert:" with the word or the model that says which backbone the attacker has."""
     if isinstance(item, str) and (item == NONE or item.startswith(REVERT)):
         return item
     if isinstance(item, str) and ":" not in item and item not in PURIFIERS:
-        known = ", ".join((NONE, *PURIFIERS, WHITE, *(REVERT + word for word in SHIPPED)))
+        shipped = [REVERT + word for word in SHIPPED if SURROGATES.get(preset, {}).get(word)]
+        known = ", ".join((NONE, *PURIFIERS, WHITE, *shipped))
         raise UsageError(f"unknown treatment {item!r}: choose one of {known}, revert:MODEL or package.module:function")
     return _function("treatment", name, item, PURIFIERS, "x, generator=")
 

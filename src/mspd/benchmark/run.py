@@ -20,7 +20,16 @@ from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
 from mspd.errors import InputError
-from mspd.guard import check_accuracy, check_logits, check_mode, check_model, check_result, eval_mode, seeded
+from mspd.guard import (
+    check_accuracy,
+    check_logits,
+    check_mode,
+    check_model,
+    check_result,
+    eval_mode,
+    no_autocast,
+    seeded,
+)
 from mspd.images import quantise
 from mspd.metrics import l2, linf, lpips, psnr, ssim, wilson
 from mspd.presets import Preset
@@ -33,6 +42,7 @@ PIECE = 32
 TRIED, COUNTED = 8, 1000
 
 
+@no_autocast()
 def benchmark(
     data: str | Path | ImageSet | tuple[Tensor, Tensor],
     out: str | Path,

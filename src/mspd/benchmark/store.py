@@ -51,6 +51,8 @@ class Store:
         try:
             if not path.exists() and out.exists() and any(map(_foreign, out.iterdir())):
                 raise UsageError(f"{out}: is not empty and not a benchmark's folder; choose another one")
+            if path.exists():
+                _compared(path, settings)  # nothing is written into a stranger's folder
             out.mkdir(parents=True, exist_ok=True)
             with ExitStack() as unless_opened:
                 self._rows = unless_opened.enter_context(_held(out))

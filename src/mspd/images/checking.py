@@ -95,8 +95,8 @@ def _ssim(a: Pixels, b: Pixels) -> float:
     if height * width <= _EXACT:
         return metrics.ssim(to_tensor(a), to_tensor(b)).item()
     tall, wide = min(_TILE, height), min(_TILE, width)
-    tiles = _SAMPLED // (tall * wide)
-    down = min(max(1, round(math.sqrt(tiles * height / width))), height // tall)
+    tiles = max(1, _SAMPLED // (tall * wide))
+    down = min(max(1, round(math.sqrt(tiles * height / width))), tiles, height // tall)
     across = min(max(1, tiles // down), width // wide)
     values = []
     for y in np.linspace(0, height - tall, down).astype(int):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mspd.ball import image_generators
 from mspd.errors import UsageError
-from mspd.guard import check_generator, check_images
+from mspd.guard import check_generator, check_images, no_autocast
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
@@ -34,6 +34,7 @@ def add_noise(x: Tensor, noise: Tensor, index: Tensor) -> Tensor:
     return kept.sqrt().to(x) * x + (1 - kept).sqrt().to(x) * noise
 
 
+@no_autocast()
 def diffpure(
     x: Tensor,
     *,
