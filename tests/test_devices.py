@@ -17,8 +17,8 @@ from mspd import UsageError
 from mspd.data import ImageSet
 from mspd.models import build, card_of, load_model
 from mspd.training import Recipe, train
+from mspd.training.augment import augment
 from mspd.training.loop import _layout, matmul_rate
-from mspd.training.standard import augment
 
 aten = torch.ops.aten
 #: a device type that PyTorch knows, differentiates on and has no kernels for
@@ -77,7 +77,6 @@ STANDARD = Recipe(
 ADVERSARIAL = replace(STANDARD, eps=8 / 255, cutout=0, epochs=1)
 RECIPES = {
     "standard": replace(STANDARD, small_epochs=1, small_size=12, frozen="stem"),
-    "teacher": replace(STANDARD, epochs=1, teacher="rn20-cifar10"),
     "start": replace(STANDARD, epochs=1, architecture="resnet20", arguments={}, start="rn20-cifar10"),
     "n-fgsm": ADVERSARIAL,
     "pgd": replace(ADVERSARIAL, method="pgd"),

@@ -29,7 +29,7 @@ from mspd.models import PUBLISHED, build, card_of, load_model, save_folder
 from mspd.models.hub import checkpoints
 from mspd.models.hub.libraries import torchvision
 from mspd.models.hub.networks import NETWORKS, ConvStem, DMWideResNet
-from mspd.models.hub.published import CIFAR10_STATS, Published
+from mspd.models.hub.published import ROBUSTBENCH_STATS, Published
 
 TIMM = ("xcit_l12", "vit_s_convstem", "timm")
 #: sha256 of the sorted lines "name shape" of the state dicts of RobustBench's own classes (robustbench 1.1.1)
@@ -159,7 +159,7 @@ def real(kind: str, rb: Callable[[str], Any]) -> tuple[nn.Module, nn.Module]:
     if kind == "ra_wide_resnet":
         wide = rb("robustarch_wide_resnet").NormalizedWideResNet
         sizes: dict[str, Any] = {"se_ratio": 0.25, "se_activation": nn.ReLU, "se_order": 2, "activation_fn": nn.SiLU}
-        theirs = wide(*CIFAR10_STATS, 8, [2, 2, 1], [12, 24, 48], [1, 1, 1], **sizes)
+        theirs = wide(*ROBUSTBENCH_STATS, 8, [2, 2, 1], [12, 24, 48], [1, 1, 1], **sizes)
         return theirs, NETWORKS[kind](stem=8, widths=(12, 24, 48), depths=(2, 2, 1))
     if kind == "wide_resnet":
         return rb("wide_resnet").WideResNet(10, 10, 1), NETWORKS[kind](depth=10, width=1)
@@ -196,7 +196,7 @@ def test_answers_are_robustbenchs(kind: str, robustbench: Callable[[str], Any]) 
         state = {f"members.0.{key}": value for key, value in state.items()}
     checkpoints.load(mine, state, Path(kind))
     x = torch.rand(2, 3, 32, 32)
-    mean, std = (torch.tensor(s).view(3, 1, 1) for s in CIFAR10_STATS)
+    mean, std = (torch.tensor(s).view(3, 1, 1) for s in ROBUSTBENCH_STATS)
     inside = kind in ("dm_preact_resnet18", "dm_wide_resnet", "ra_wide_resnet")
     with torch.no_grad():
         expected, found = theirs(x), mine((x - mean) / std if inside else x)
@@ -259,7 +259,7 @@ def tiny_network() -> DMWideResNet:
 
 
 def normalised(x: Tensor) -> Tensor:
-    mean, std = (torch.tensor(s).view(3, 1, 1) for s in CIFAR10_STATS)
+    mean, std = (torch.tensor(s).view(3, 1, 1) for s in ROBUSTBENCH_STATS)
     return (x - mean) / std
 
 
@@ -267,7 +267,10 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + key: value for key, value in state.items()}
 
 
-STATISTICS = {"mean": torch.tensor(CIFAR10_STATS[0]).view(3, 1, 1), "std": torch.tensor(CIFAR10_STATS[1]).view(3, 1, 1)}
+STATISTICS = {
+    "mean": torch.tensor(ROBUSTBENCH_STATS[0]).view(3, 1, 1),
+    "std": torch.tensor(ROBUSTBENCH_STATS[1]).view(3, 1, 1),
+}
 FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "plain": lambda s: s,
     "state_dict, module.": lambda s: {"epoch": 7, "state_dict": prefixed(s, "module."), "args": Namespace(lr=0.1)},

@@ -246,6 +246,8 @@ def test_gradient_similarity_by_hand():
     assert found.nanmean().item() == pytest.approx(5 / (3 * math.sqrt(5)))
     soft = gradient_similarity(a, square, x[:2], torch.eye(2)[y[:2]])
     torch.testing.assert_close(soft, found[:2])
+    with torch.no_grad():
+        torch.testing.assert_close(gradient_similarity(a, square, x, y), found, equal_nan=True)
 
 
 def test_gradient_similarity_refuses():
@@ -257,6 +259,9 @@ def test_gradient_similarity_refuses():
         gradient_similarity(model, model, x, y + 2)
     with pytest.raises(InputError, match="without its softmax"):
         gradient_similarity(model, nn.Sequential(model, nn.Softmax(1)), x, y)
+    model.forward = lambda x: Plane.forward(model, x.detach())
+    with pytest.raises(InputError, match="gradient"):
+        gradient_similarity(model, model, x, y)
 
 
 # ---------------------------------------------------------------- LPIPS

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from mspd import images
 from mspd.cli import main
 from mspd.errors import ImageError, UsageError
-from mspd.provenance import Credentials, sign, with_history, without_gps
+from mspd.provenance import sign, with_history, without_gps
 
 CONFIG = """[req]
 distinguished_name=dn
@@ -104,8 +104,8 @@ def test_history_is_one_more_line(xmp: bytes | None, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
-    """A certificate signed by a test authority."""
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate signed by a test authority, and its key."""
     pytest.importorskip("c2pa", reason="needs the extra c2pa")
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make certificates")
@@ -121,17 +121,16 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
     ):
         subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
     (folder / "chain.pem").write_bytes((folder / "leaf.pem").read_bytes() + (folder / "ca.pem").read_bytes())
-    return Credentials(folder / "chain.pem", folder / "leaf.key")
+    return folder / "chain.pem", folder / "leaf.key"
 
 
-def shot(path: Path, credentials: Credentials) -> Path:
+def shot(path: Path, credentials: tuple[Path, Path]) -> Path:
     """A photo as a camera with content credentials writes it: signed, with a thumbnail."""
     import c2pa
 
     plain = picture(path.with_name("plain.jpg"), quality=95).read_bytes()
-    info = c2pa.C2paSignerInfo(
-        c2pa.C2paSigningAlg.ES384, credentials.certificates.read_bytes(), credentials.key.read_bytes(), None
-    )
+    certificates, key = (path.read_bytes() for path in credentials)
+    info = c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES384, certificates, key, None)
     created = {
         "action": "c2pa.created",
         "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture",
@@ -157,7 +156,9 @@ def manifests(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_the_originals_credentials_become_the_parents(suffix: str, credentials: Credentials, tmp_path: Path) -> None:
+def test_the_originals_credentials_become_the_parents(
+    suffix: str, credentials: tuple[Path, Path], tmp_path: Path
+) -> None:
     original = shot(tmp_path / "photo.jpg", credentials)
     read = images.read(original)
     assert read.credentials
@@ -165,7 +166,7 @@ def test_the_originals_credentials_become_the_parents(suffix: str, credentials: 
     images.save(read, read.pixels, out, eps=0.1)
     assert not images.read(out).credentials
     pixels = images.read(out).pixels
-    sign(original, out, credentials)
+    sign(original, out, *credentials)
     state, every, active = manifests(out)
     assert state == "Valid"
     assert len(every) == 2
@@ -182,23 +183,24 @@ def test_the_originals_credentials_become_the_parents(suffix: str, credentials: 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["photo.jpg", "plain.jpg", out.name])
 
 
-def test_a_picture_without_credentials_gets_some(credentials: Credentials, tmp_path: Path) -> None:
+def test_a_picture_without_credentials_gets_some(credentials: tuple[Path, Path], tmp_path: Path) -> None:
     original, out = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
-    sign(original, out, credentials)
+    sign(original, out, *credentials)
     state, every, active = manifests(out)
     assert (state, len(every)) == ("Valid", 1)
     assert active["ingredients"][0]["relationship"] == "parentOf"
 
 
-def test_what_cannot_be_signed_is_left_as_it_was(credentials: Credentials, tmp_path: Path) -> None:
+def test_what_cannot_be_signed_is_left_as_it_was(credentials: tuple[Path, Path], tmp_path: Path) -> None:
     original, out = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
     before = out.read_bytes()
+    _, key = credentials
     with pytest.raises(UsageError, match=r"leaf\.key and .*leaf\.key cannot sign b\.png: "):
-        sign(original, out, Credentials(credentials.key, credentials.key))
+        sign(original, out, key, key)
     with pytest.raises(UsageError, match=r"none\.pem: cannot be read \(No such file"):
-        sign(original, out, Credentials(tmp_path / "none.pem", credentials.key))
+        sign(original, out, tmp_path / "none.pem", key)
     with pytest.raises(ImageError, match=r"\.bmp files carry no content credentials"):
-        sign(original, picture(tmp_path / "c.bmp"), credentials)
+        sign(original, picture(tmp_path / "c.bmp"), *credentials)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.bmp"]
 
@@ -207,7 +209,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "c2pa", None)
     path = picture(tmp_path / "a.png")
     with pytest.raises(UsageError, match=r"pip install 'mspd\[c2pa\]'"):
-        sign(path, path, Credentials(path, path))
+        sign(path, path, path, path)
 
 
 # ---------------------------------------------------------------- the command line
@@ -221,7 +223,7 @@ def mspd(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def test_protect_then_sign(
-    credentials: Credentials,
+    credentials: tuple[Path, Path],
     tiny: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -232,7 +234,7 @@ def test_protect_then_sign(
     assert "photo.jpg: the original's content credentials are not in the copy: 'mspd sign' adds them" in (
         capsys.readouterr().err.replace("\n", " ")
     )
-    files = ("--certificates", credentials.certificates, "--key", credentials.key)
+    files = ("--certificates", credentials[0], "--key", credentials[1])
     assert mspd(monkeypatch, "sign", original, out, *files) == 0
     assert manifests(out)[0] == "Valid"
     assert mspd(monkeypatch, "sign", original, out, *files, "--strip", "names") == 2

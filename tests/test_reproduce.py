@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import mspd.cli as cli
@@ -23,8 +24,9 @@ from mspd.benchmark.papers.mspd import tier as tiers
 from mspd.benchmark.papers.mspd.leaderboard import standings
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, markdown, numbers_above, within
 from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found
-from mspd.errors import UsageError
-from mspd.models import load_model
+from mspd.errors import InputError, UsageError
+from mspd.images import to_pixels
+from mspd.models import card_of, load_model
 from mspd.smoothing import prepare
 
 grid, protector = (importlib.import_module(f"mspd.{name}") for name in ("benchmark.grid", "protector"))
@@ -162,6 +164,21 @@ def test_stopped_call_leaves_a_page(
     assert line.count(";") == 4
     reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")
     assert "stopped" not in (tmp_path / "table16.md").read_text()
+
+
+def test_takes_the_pictures_that_benchmark_takes(pictures: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """Sub-folders called like the classes are put in the models' order; tensors are checked."""
+    x, y = pictures
+    names = card_of(SMOKE.preset.classifier)["classes"]
+    for name in names:
+        path = tmp_path / "pictures" / "test" / name.title() / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(to_pixels(x[:1])).save(path)
+    page = reproduce("table16", tmp_path / "pictures", tmp_path / "out", tier="smoke", first=2, device="cpu")
+    assert {cell["n"] for cell in json.loads(page.with_suffix(".json").read_text())["cells"]} == {2}
+    with pytest.raises(InputError, match=r"\[0, 1\]"):
+        reproduce("table16", (255 * x, y), tmp_path / "other", tier="smoke", device="cpu")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["table4", "table11", "table16", "fig4", "fig6", "fig7", "fig8", "fig9"])

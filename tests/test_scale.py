@@ -22,7 +22,7 @@ import mspd.batch.places as places
 import mspd.batch.runner as runner
 from mspd import Protector, images
 from mspd.batch import Job, Plan, plan, run
-from mspd.batch.report import Report
+from mspd.batch.report import Journal
 from mspd.errors import ImageError, UsageError
 from mspd.protector import Perturbation
 
@@ -186,7 +186,7 @@ def test_parquet_report_is_in_the_order_of_the_pictures(
     parquet = pytest.importorskip("pyarrow.parquet")
     look = runner._look
 
-    def slow(job: Job, log: Report) -> Any:
+    def slow(job: Job, log: Journal) -> Any:
         time.sleep(0.3 * (job.id < "02") + 0.3 * (job.id < "01"))
         return look(job, log)
 
@@ -224,13 +224,13 @@ def test_parquet_report(protector: Protector, tmp_path: Path) -> None:
 
 def test_a_long_report_is_searched_by_id(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    first = Report(path, {"a": 1})
+    first = Journal(path, {"a": 1})
     for index in range(2000):
         first.append({"id": str(index), "status": "started"})
         if index != 1234:
             first.append({"id": str(index), "status": "done", "n": index})
     first.close()
-    second = Report(path, {"a": 1})
+    second = Journal(path, {"a": 1})
     assert second.unfinished == {"1234"}
     assert all(second.get(str(i)) == {"id": str(i), "status": "done", "n": i} for i in range(0, 1000, 97))
     assert second.get("1234") == {"id": "1234", "status": "started"}

@@ -21,9 +21,9 @@ from mspd.errors import ImageError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
+from mspd.training.augment import augment
 from mspd.training.classify import evaluate_plain
 from mspd.training.loop import one_cycle
-from mspd.training.standard import augment
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STANDARD = Recipe(
@@ -170,16 +170,6 @@ def test_continues_the_weights_of_another_model(pictures: Path, tmp_path: Path) 
     assert torch.allclose(earlier, later, atol=1e-3)
 
 
-def test_teacher(pictures: Path, tmp_path: Path) -> None:
-    teacher = tmp_path / "teacher.safetensors"
-    train(replace(STANDARD, epochs=1), pictures, teacher)
-    recipe = replace(STANDARD, epochs=1, teacher=str(teacher), teacher_weight=0.7)
-    card = train(recipe, pictures, tmp_path / "a.safetensors")
-    assert card["teacher"] == str(teacher)
-    train(replace(STANDARD, epochs=1), pictures, tmp_path / "b.safetensors")
-    assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "b.safetensors").read_bytes()
-
-
 def test_private_backbone(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "private.safetensors"
     train(replace(ADVERSARIAL, epochs=1), pictures, out, seed=5)
@@ -297,11 +287,9 @@ def test_full_disk_at_a_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_of_other_classes_than_the_models_that_teach(pictures: Path, tmp_path: Path) -> None:
+def test_pictures_of_other_classes_than_the_model_that_is_learned_against(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     line = "do not fit: 10 classes, model prn18-photo has 100; class 0 is 'airplane', model prn18-photo's is 'goldfish'"
-    with pytest.raises(UsageError, match=line):
-        train(replace(STANDARD, teacher="prn18-photo"), pictures, out)
     with pytest.raises(UsageError, match=line):
         train(replace(get_recipe("a5-cifar10"), against="prn18-photo"), pictures, out)
     assert not out.exists()

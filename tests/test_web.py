@@ -35,6 +35,7 @@ from conftest import serving
 from mspd import Protector, Verifier, images
 from mspd.attacks import pgd
 from mspd.errors import UsageError
+from mspd.presets import get_preset
 from mspd.web import Limits, create_app, serve
 from mspd.web.app import PAGE
 
@@ -127,7 +128,9 @@ def test_verify_gives_the_verifiers_findings(client: TestClient) -> None:
     files = {"original": ("a.png", before), "protected": ("b.png", after)}
     answer = client.post("/api/verify", files=files, data={"preset": "tiny", "seed": "3"})
     assert answer.status_code == 200, answer.text
-    expected = Verifier("tiny").compare(images.decode(before, "a.png"), images.decode(after, "b.png"), seed=3)
+    expected = Verifier(get_preset("tiny")).compare(
+        images.decode(before, "a.png"), images.decode(after, "b.png"), seed=3
+    )
     assert answer.json() == expected.row()
 
 

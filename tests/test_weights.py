@@ -25,7 +25,7 @@ CLASSIFIERS = [name for name in mspd.list_models() if "clean_acc" in card_of(nam
 @pytest.mark.parametrize("name", mspd.list_models())
 def test_card_says_how_it_was_made(name: str) -> None:
     card = card_of(name)
-    for field in ("epochs", "seed", "training_hours", "command", "eps", "teacher"):
+    for field in ("epochs", "seed", "training_hours", "command", "eps"):
         assert field in card, field
     assert card["command"].startswith(f"mspd train {name} ")
     assert ("JPEG-coded" in card.get("data", "")) is (card["dataset"] == "CIFAR-10")

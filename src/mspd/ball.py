@@ -1,6 +1,6 @@
 """Geometry, written once: random points, steps and projections of the Linf and the L2 ball.
 
-All functions take and return (B, C, H, W) tensors and change nothing in place. `eps` is a length in [0, 1] units.
+All functions take (B, C, H, W) tensors and change nothing in place. `eps` is a length in [0, 1] units.
 """
 
 import hashlib
@@ -19,10 +19,15 @@ def check_norm(norm: str) -> None:
         raise UsageError(f"unknown norm {norm!r}: use 'Linf' or 'L2'")
 
 
-def _length(v: Tensor) -> Tensor:
-    """Per-image L2 norm, shaped (B, 1, 1, 1), never zero."""
-    length: Tensor = v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-    return length
+def length_of(v: Tensor, norm: str) -> Tensor:
+    """Each image's length in the norm: (B,)."""
+    flat = v.flatten(1)
+    return flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)
+
+
+def _divisor(v: Tensor) -> Tensor:
+    """Each image's L2 length, (B, 1, 1, 1), never zero."""
+    return length_of(v, "L2").clamp_min(1e-12).view(-1, 1, 1, 1)
 
 
 def image_generators(x: Tensor, generator: torch.Generator) -> list[torch.Generator]:
@@ -61,7 +66,7 @@ def random_offsets(shape: Sequence[int], eps: float, norm: str, generators: Sequ
 def step(gradient: Tensor, size: float, norm: str) -> Tensor:
     """Steepest-ascent step of length `size`: the gradient's sign (Linf) or its direction (L2)."""
     check_norm(norm)
-    return size * (gradient.sign() if norm == "Linf" else gradient / _length(gradient))
+    return size * (gradient.sign() if norm == "Linf" else gradient / _divisor(gradient))
 
 
 def project(z: Tensor, centre: Tensor, eps: float, norm: str) -> Tensor:
@@ -73,4 +78,4 @@ def project(z: Tensor, centre: Tensor, eps: float, norm: str) -> Tensor:
     if norm == "Linf":
         return torch.minimum(torch.maximum(z, centre - eps), centre + eps).clamp(0, 1)
     delta = z - centre
-    return (centre + delta * (eps / _length(delta)).clamp_max(1)).clamp(0, 1)
+    return (centre + delta * (eps / _divisor(delta)).clamp_max(1)).clamp(0, 1)

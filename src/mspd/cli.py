@@ -51,6 +51,10 @@ errors = _Screen(stderr=True, highlight=False, soft_wrap=True, markup=False, emo
 PresetOption = Annotated[str, typer.Option(help="photo, or cifar10 for 32-pixel images.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same bytes. Keep it private.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+EpsOption = Annotated[float | None, typer.Option(parser=number, metavar="EPS", help="Budget, for example 4/255.")]
+BackboneOption = Annotated[
+    str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
+]
 
 
 def _version(asked: bool) -> None:
@@ -78,12 +82,10 @@ def protect(
         typer.Option("-o", "--out", help="Output file, folder or address; in a folder a.jpg becomes a.jpg.png."),
     ] = None,
     preset: PresetOption = "photo",
-    eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
+    eps: EpsOption = None,
     seed: SeedOption = 0,
     n_samples: Annotated[int | None, typer.Option(min=1, help="Noisy copies an epoch; the paper's N is 20.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
-    ] = None,
+    backbone: BackboneOption = None,
     format: Annotated[
         str | None, typer.Option(help="png, tif or bmp (lossless), jpg or webp. [of the output's name, else png]")
     ] = None,
@@ -106,8 +108,7 @@ def protect(
     suffix = None if format is None else "." + format.lower().lstrip(".")
     if suffix not in (None, *FORMATS):
         raise UsageError(f"unknown format {format!r}: use png, tif, jpg, webp or bmp")
-    if strip not in (None, "gps"):
-        raise UsageError(f"--strip is {strip!r}: only gps can be left out")
+    strip_gps = _gps(strip)
     if report is not None and "://" in report:
         raise UsageError(f"--report is {report!r}: it is private, name a file of this computer")
     jobs = plan(pictures, out, suffix=suffix)
@@ -117,8 +118,7 @@ def protect(
             line = f"--quality is of jpg and webp, the output is {written}: leave it out, or say --format jpg"
             raise UsageError(line)
     journal = jobs.report if report is None else Path(report)
-    budget = None if eps is None else number(eps)
-    protector = Protector(preset, eps=budget, n_samples=n_samples, backbone=backbone, device=device)
+    protector = Protector(preset, eps=eps, n_samples=n_samples, backbone=backbone, device=device)
     first: list[dict[str, Any]] = []
     counts = dict.fromkeys(("done", "skipped", "failed"), 0)
     with _progress() as progress, _goes_on(journal is not None):
@@ -132,7 +132,7 @@ def protect(
             workers=workers,
             on_error=on_error,
             engine=engine,
-            strip_gps=strip == "gps",
+            strip_gps=strip_gps,
             history=history,
         ):
             counts[row["status"]] += 1
@@ -166,12 +166,9 @@ def sign(
     strip: Annotated[str | None, typer.Option(help="gps: redact the original's metadata that may hold it.")] = None,
 ) -> None:
     """Sign the copy as an edit of the original (C2PA), the original's own credentials becoming its parent's."""
-    from mspd.provenance import Credentials
     from mspd.provenance import sign as run
 
-    if strip not in (None, "gps"):
-        raise UsageError(f"--strip is {strip!r}: only gps can be left out")
-    run(original, protected, Credentials(certificates, key), strip_gps=strip == "gps")
+    run(original, protected, certificates, key, strip_gps=_gps(strip))
     console.print(f"signed: {protected}")
 
 
@@ -276,8 +273,12 @@ def benchmark(
         list[str] | None, typer.Option(help="Before the attack: a purifier, or revert:white, gray, black or a model.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="The first n test pictures.")] = 500,
-    eps_def: Annotated[str | None, typer.Option(help="Budget of the defence. [the preset's]")] = None,
-    eps_adv: Annotated[str | None, typer.Option(help="Budget of the attack. [the preset's]")] = None,
+    eps_def: Annotated[
+        float | None, typer.Option(parser=number, metavar="EPS", help="Budget of the defence. [the preset's]")
+    ] = None,
+    eps_adv: Annotated[
+        float | None, typer.Option(parser=number, metavar="EPS", help="Budget of the attack. [the preset's]")
+    ] = None,
     norm: Annotated[str, typer.Option(help="Linf or L2, of the attack.")] = "Linf",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same rows.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the attacked pictures as PNG.")] = False,
@@ -293,14 +294,11 @@ def benchmark(
     from mspd.benchmark import benchmark as run
 
     sys.path.insert(0, "")  # package.module:function may lie in this folder
-    with warnings.catch_warnings(), _goes_on():
-        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
-        warnings.simplefilter("always", UserWarning)
+    with _warned(), _goes_on():
         summary = run(
             data, out, preset=preset, defenses=defense or "mcgs", backbones=backbone or None, targets=target or None,
             attacks=attack or "pgd", treatments=treatment or "none", n=n,
-            eps_def=None if eps_def is None else number(eps_def), eps_adv=None if eps_adv is None else number(eps_adv),
-            norm=norm, seed=seed, keep=keep, bfloat16=bfloat16, device=device,
+            eps_def=eps_def, eps_adv=eps_adv, norm=norm, seed=seed, keep=keep, bfloat16=bfloat16, device=device,
         )  # fmt: skip
     table = _table("picture", "target", "attack", "n", "clean", "robust")
     for score in summary.scores:
@@ -320,11 +318,9 @@ def benchmark(
 def frames(
     size: Annotated[str, typer.Option(help="Width and height of the frames, for example 1280x720.")],
     preset: PresetOption = "photo",
-    eps: Annotated[str | None, typer.Option(help="Budget, for example 4/255.")] = None,
+    eps: EpsOption = None,
     seed: SeedOption = 0,
-    backbone: Annotated[
-        str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
-    ] = None,
+    backbone: BackboneOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Protect raw video frames (rgb24) from standard input to standard output, between two ffmpeg."""
@@ -336,7 +332,7 @@ def frames(
         raise UsageError(f"--size is {size!r}: write width and height in pixels, for example 1280x720")
     if any(stream is None or stream.isatty() for stream in (sys.stdin, sys.stdout)):
         raise UsageError("frames come from a pipe and go into one: ffmpeg ... | mspd frames ... | ffmpeg ...")
-    protector = Protector(preset, eps=None if eps is None else number(eps), backbone=backbone, device=device)
+    protector = Protector(preset, eps=eps, backbone=backbone, device=device)
     with (
         open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as source,
         open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as sink,
@@ -376,9 +372,7 @@ def reproduce(
         return
     if data is None or out is None:
         raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")
-    with warnings.catch_warnings(), _goes_on():
-        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
-        warnings.simplefilter("always", UserWarning)
+    with _warned(), _goes_on():
         page = run(name, data, out, tier=tier, first=first, device=device)
     console.print(page.read_text(encoding="utf-8"))
     console.print(f"written: {page}")
@@ -450,9 +444,7 @@ def export(
     format: Annotated[str, typer.Argument(help="onnx.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for defense.onnx and defense.json.")],
     preset: PresetOption = "photo",
-    backbone: Annotated[
-        str | None, typer.Option(help="Another backbone: a model's name, a hub's id or a .safetensors file.")
-    ] = None,
+    backbone: BackboneOption = None,
 ) -> None:
     """Write the whole defence as one ONNX file, checked against PyTorch. Whoever gets the file has the backbone."""
     from mspd.export import export_onnx
@@ -543,6 +535,22 @@ def _goes_on(so: bool = True) -> Iterator[None]:
         if so:
             raise _StoppedError from error
         raise
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Warnings in here are lines on stderr."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(f"warning: {message}")
+        warnings.simplefilter("always", UserWarning)
+        yield
+
+
+def _gps(strip: str | None) -> bool:
+    """Whether to leave out the place; UsageError for what else --strip may name."""
+    if strip not in (None, "gps"):
+        raise UsageError(f"--strip is {strip!r}: only gps can be left out")
+    return strip == "gps"
 
 
 class _Speed(ProgressColumn):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mspd.ball import check_norm
+from mspd.ball import check_norm, length_of
 from mspd.errors import InputError, UsageError
 from mspd.objectives import cross_entropy
 
@@ -308,11 +308,10 @@ def check_result(z: Tensor, x: Tensor, name: str, *, eps: float | None = None, n
         raise InputError(f"{name} returns values in [{low:.3g}, {high:.3g}]: clamp them to [0, 1]")
     if eps is None:
         return
-    moved = (z - x).flatten(1)
-    length = moved.abs().amax(1) if norm == "Linf" else moved.norm(dim=1)
-    most = float(length.max())
+    moved = length_of(z - x, norm)
+    most = float(moved.max())
     if most > eps * (1 if norm == "Linf" else 1 + 1e-5) + 1e-6:
-        at = int(length.argmax())
+        at = int(moved.argmax())
         sizes = (f"{most * 255:.4g}/255", f"{eps * 255:.4g}/255") if norm == "Linf" else (f"{most:.4g}", f"{eps:.4g}")
         raise InputError(
             f"{name} leaves the {norm} ball: image {at} of the piece moves by {sizes[0]}, eps is {sizes[1]}; project it"

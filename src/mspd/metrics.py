@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_images, check_labels, check_logits, eval_mode, no_autocast
+from mspd.guard import check_images, check_labels, check_logits, eval_mode, gradient_of, no_autocast
 from mspd.objectives import cross_entropy
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -154,13 +154,13 @@ def gradient_similarity(model_a: nn.Module, model_b: nn.Module, x: Tensor, y: Te
 
 
 def _input_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    gradients: list[Tensor] = []
-    with eval_mode(model):
+    gradients = []
+    with eval_mode(model), torch.enable_grad():
         for piece, labels in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
             z = piece.detach().requires_grad_(True)
             logits = model(z.expand(-1, 3, -1, -1))
             check_logits(logits, labels)
-            gradients.extend(torch.autograd.grad(cross_entropy(logits.float(), labels).sum(), z))
+            gradients.append(gradient_of(cross_entropy(logits.float(), labels).sum(), z))
     return torch.cat(gradients)
 
 

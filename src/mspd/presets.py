@@ -49,8 +49,10 @@ PRESETS = {
 }
 
 
-def get_preset(name: str) -> Preset:
-    """The preset called `name`; UsageError lists the known ones."""
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def get_preset(preset: str | Preset) -> Preset:
+    """The preset called so, or the one given; UsageError lists the known names."""
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[preset]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mspd import images
 from mspd.data.classes import difference
-from mspd.defenses import mcgs
+from mspd.defenses.mcgs import mcgs
 from mspd.errors import UsageError
 from mspd.guard import check_counts, check_eps, check_images, check_labels, check_logits, check_seed, eval_mode
 from mspd.models import card_of, load_model
@@ -92,7 +92,7 @@ class Protector:
         backbone: str | Path | nn.Module | None = None,
         device: str = "auto",
     ) -> None:
-        settings = get_preset(preset) if isinstance(preset, str) else preset
+        settings = get_preset(preset)
         changes: dict[str, Any] = {"eps": eps, "n_samples": n_samples, "soft_labels": soft_labels}
         self.settings = replace(settings, **{key: value for key, value in changes.items() if value is not None})
         _check_budget(self.settings.eps)

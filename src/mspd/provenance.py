@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,6 @@ _DESCRIPTION = (
     'xmlns:stEvt="http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"><xmpMM:History><rdf:Seq>{event}</rdf:Seq>'
     "</xmpMM:History></rdf:Description>"
 )
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Whose signature: a certificate chain (PEM, the signer's own first) and its private key (PEM, PKCS 8)."""
-
-    certificates: Path
-    key: Path
-
-
 #: properties of XMP that say where: any maker's GPS fields, and IPTC's names of places
 _XMP_PLACES = (
     rb"(?:[\w-]+:G[Pp][Ss]\w*|photoshop:(?:City|State|Country)|Iptc4xmpCore:(?:Location|CountryCode)"
@@ -93,8 +83,13 @@ def with_history(picture: Picture) -> Picture:
     return replace(picture, xmp=xmp.encode("utf-8", "surrogateescape"))
 
 
-def sign(original: str | Path, written: str | Path, credentials: Credentials, *, strip_gps: bool = False) -> None:
+def sign(
+    original: str | Path, written: str | Path, certificates: str | Path, key: str | Path, *, strip_gps: bool = False
+) -> None:
     """Give the file `written`, made from `original`, a signed manifest: opened the original, edited it by mspd.
+
+    certificates: file with the signer's certificate and its issuers (PEM, the signer's own first)
+    key:          file with its private key (PEM, PKCS 8)
 
     The original's own manifest, if any, becomes the parent's. Thumbnails in it are redacted (with `strip_gps` also the
     metadata that may hold a place), which its signature allows for. The pixels stay as they are, which is checked.
@@ -109,7 +104,7 @@ def sign(original: str | Path, written: str | Path, credentials: Credentials, *,
     for path in (original, written):
         if path.suffix.lower() not in _TYPES:
             raise ImageError(f"{path}: {path.suffix} files carry no content credentials; use .png, .jpg or .webp")
-    certificates, key = (_read(path) for path in (credentials.certificates, credentials.key))
+    chain, secret = _read(Path(certificates)), _read(Path(key))
     source, kind = original.read_bytes(), _TYPES[original.suffix.lower()]
     redactions = _redactions(c2pa, source, kind, strip_gps) if images.read(original).credentials else []
     edited = {"action": "c2pa.edited", "softwareAgent": {"name": "mspd", "version": version("mspd")}}
@@ -125,7 +120,7 @@ def sign(original: str | Path, written: str | Path, credentials: Credentials, *,
     reason: Exception | None = None
     for algorithm in ("ES256", "ES384", "ES512", "PS256", "ED25519"):
         try:
-            signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg[algorithm], certificates, key, None))
+            signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg[algorithm], chain, secret, None))
             builder = c2pa.Builder(manifest, context)
             builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
             builder.add_ingredient({"title": original.name, "relationship": "parentOf"}, kind, io.BytesIO(source))
@@ -139,7 +134,7 @@ def sign(original: str | Path, written: str | Path, credentials: Credentials, *,
         _replace(written, signed.getvalue())
         return
     line = " ".join(str(reason).split())[:200]
-    raise UsageError(f"{credentials.certificates} and {credentials.key} cannot sign {written.name}: {line}")
+    raise UsageError(f"{certificates} and {key} cannot sign {written.name}: {line}")
 
 
 def _redactions(c2pa: Any, source: bytes, kind: str, strip_gps: bool) -> list[str]:

@@ -1,6 +1,5 @@
 """Does this protected file help? Measured on robust models that the defence never saw."""
 
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from mspd import images
-from mspd.attacks import pgd
+from mspd.attacks.pgd import pgd
 from mspd.errors import ImageError
 from mspd.guard import check_seed
 from mspd.models import card_of, load_model
 from mspd.models.view import native_size, view
 from mspd.objectives import margin
-from mspd.presets import get_preset
+from mspd.presets import Preset, get_preset
 from mspd.protector import Protector
+from mspd.purifiers.jpeg import LONGEST_SIDE, recoded
 from mspd.smoothing import prepare
 
 #: copies with random noise as strong as the difference at hand: a growth of the attacked margin that is more than
@@ -28,7 +28,7 @@ from mspd.smoothing import prepare
 CONTROLS, DEVIATIONS, LEAST = 16, 4, 0.03
 LARGEST_EPS = 32 / 255
 BISECTIONS = 7
-LONGEST_JPEG = 65_500
+JPEG = 75
 #: grey levels: no protection moves a pixel so far; its JPEG may, but not by so many of the preset's budgets on average
 FAR, FOREIGN = 64, 3
 
@@ -82,13 +82,6 @@ class Verification:
         return asdict(self)
 
 
-def jpeg(pixels: NDArray[np.uint8], quality: int = 75) -> NDArray[np.uint8]:
-    """(H, W, C) pixels after a JPEG round trip with Pillow's default chroma subsampling."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer)).reshape(pixels.shape)
-
-
 def half(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, C) pixels at half the size, as a site would make them (Lanczos)."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -131,9 +124,9 @@ def remark(label: str, targets: list[TargetResult]) -> str:
 class Verifier:
     """The classifier that names the label, and the preset's unseen robust targets, loaded once."""
 
-    def __init__(self, preset: str = "photo", *, device: str = "auto") -> None:
+    def __init__(self, preset: str | Preset = "photo", *, device: str = "auto") -> None:
         self.preset = get_preset(preset)
-        self.protector = Protector(preset, device=device)
+        self.protector = Protector(self.preset, device=device)
         names = self.preset.targets
         self.classes = {name: card_of(name)["classes"] for name in names}
         self.targets = {name: prepare(load_model(name, self.protector.device)) for name in names}
@@ -197,13 +190,13 @@ class Verifier:
             sizes = f"{before.shape[1]} x {before.shape[0]} and {after.shape[1]} x {after.shape[0]} pixels"
             names = f"{original.path} and {protected.path}"
             raise ImageError(f"{names} differ in size ({sizes}): give a picture and its own copy")
-        if max(before.shape) > LONGEST_JPEG:
-            line = f"longer than {LONGEST_JPEG} pixels, too long for JPEG; verify a smaller copy"
+        if max(before.shape) > LONGEST_SIDE:
+            line = f"longer than {LONGEST_SIDE} pixels, too long for JPEG; verify a smaller copy"
             raise ImageError(f"{original.path}: {line}")
         if before.shape[2] != after.shape[2]:
             before, after = (np.repeat(p, 3, 2) if p.shape[2] == 1 else p for p in (before, after))
         label, confidence = self.label(before)
-        pairs = ((before, after), (jpeg(before), jpeg(after)), (half(before), half(after)))
+        pairs = ((before, after), (recoded(before, JPEG), recoded(after, JPEG)), (half(before), half(after)))
         versions = [pixels for pair in pairs for pixels in pair]
         results: list[TargetResult] = []
         for name in self.targets:
@@ -239,7 +232,12 @@ class Verifier:
 
 
 def verify(
-    original: str | Path, protected: str | Path, *, preset: str = "photo", seed: int = 0, device: str = "auto"
+    original: str | Path,
+    protected: str | Path,
+    *,
+    preset: str | Preset = "photo",
+    seed: int = 0,
+    device: str = "auto",
 ) -> Verification:
     """Attack both files on the preset's unseen targets; see `Verification`. For many files make one `Verifier`.
 

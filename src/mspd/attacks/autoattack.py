@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.attacks.apgd import apgd, apgd_t
-from mspd.attacks.common import check_call, is_random, predict, read_right, wrong
+from mspd.attacks.common import check_call, is_random, logits_of, read_right, wrong
 from mspd.attacks.fab import fab_t
 from mspd.attacks.square import square
 from mspd.errors import UsageError
@@ -58,7 +58,7 @@ def autoattack(
             if len(live) == 0:
                 break
             z = attack(model, x[live], y[live], eps=eps, norm=norm, generator=generator)
-            broken = wrong(predict(model, z), y[live])
+            broken = wrong(logits_of(model, z), y[live])
             x_adv[live[broken]] = z[broken]
             live = live[~broken]
     return x_adv

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, is_random, loss_gradient, predict, wrong
+from mspd.attacks.common import check_call, is_random, logits_of, loss_gradient, wrong
 from mspd.ball import project, step
 from mspd.errors import InputError
 from mspd.guard import check_functions, eval_mode, step_or
@@ -50,11 +50,12 @@ def bpda_eot(
         for index in range(steps + 1):
             z = x_adv[live]
             clean = [_purify(purifier, z, seed, index * samples + k) for k in range(samples)]
-            logits = torch.stack([predict(model, p) for p in clean]).mean(0)
+            logits = torch.stack([logits_of(model, p) for p in clean]).mean(0)
             suspect = wrong(logits, y[live]).nonzero()[:, 0]
             if len(suspect):
                 again = [
-                    predict(model, _purify(purifier, z[suspect], seed, -1 - index * checks - k)) for k in range(checks)
+                    logits_of(model, _purify(purifier, z[suspect], seed, -1 - index * checks - k))
+                    for k in range(checks)
                 ]
                 broken = suspect[wrong(torch.stack(again).mean(0), y[live[suspect]])]
                 kept = torch.ones(len(live), dtype=torch.bool, device=x.device)

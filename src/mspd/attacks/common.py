@@ -27,7 +27,7 @@ def check_call(
     one call of the model with one image."""
     check_inputs(x, y, eps, norm, generator, **counts)
     with eval_mode(model):
-        logits = predict(model, x[:1])
+        logits = logits_of(model, x[:1])
     check_logits(logits.expand(len(y), -1), y)
     if logits.shape[1] < classes:
         raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
@@ -43,19 +43,22 @@ def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.G
         raise InputError("x requires a gradient, which an attack does not pass on: pass x.detach()")
 
 
-def _filled(rows: Tensor) -> Tensor:
+def filled(rows: Tensor) -> Tensor:
+    """The rows and, up to a multiple of 8, some of them again, so that a result does not depend on how many there
+    are."""
     missing = -len(rows) % _MULTIPLE
     return torch.cat([rows, rows[torch.arange(missing, device=rows.device) % len(rows)]]) if missing else rows
 
 
-def _rgb(x: Tensor) -> Tensor:
+def rgb(x: Tensor) -> Tensor:
+    """Images of one channel as three equal ones."""
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
-def predict(model: nn.Module, x: Tensor) -> Tensor:
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (B, K) without a graph."""
     with torch.no_grad():
-        logits: Tensor = model(_filled(_rgb(x)))[: len(x)]
+        logits: Tensor = model(filled(rgb(x)))[: len(x)]
     return logits.float()
 
 
@@ -66,7 +69,7 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
     """
     with torch.enable_grad():
         z = x.detach().requires_grad_(True)
-        logits = model(_filled(_rgb(z)))[: len(x)].float()
+        logits = model(filled(rgb(z)))[: len(x)].float()
         losses = loss(logits, y)
         gradient = gradient_of(losses.sum(), z)
     return gradient, losses.detach(), logits.detach()
@@ -92,7 +95,7 @@ def over_targets(
     """run(x, y, target classes, rank) towards each of the `targets` likeliest wrong classes of the clean images in
     turn, always on the images that are still read correctly; x_adv, x itself for images that are misread already."""
     x_adv = x.clone()
-    logits = predict(model, x)
+    logits = logits_of(model, x)
     ranked = wrong_classes(logits, y)
     live = right(logits, y)
     for rank in range(min(targets, ranked.shape[1])):
@@ -100,13 +103,13 @@ def over_targets(
             break
         z = run(x[live], y[live], ranked[live, rank], rank)
         x_adv[live] = z
-        live = live[~wrong(predict(model, z), y[live])]
+        live = live[~wrong(logits_of(model, z), y[live])]
     return x_adv
 
 
 def read_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The indices of the images that the model reads as their label: the ones there is something to attack in."""
-    return right(predict(model, x), y)
+    return right(logits_of(model, x), y)
 
 
 def right(logits: Tensor, y: Tensor) -> Tensor:

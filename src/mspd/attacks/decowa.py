@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, loss_gradient
+from mspd.attacks.common import check_call, filled, loss_gradient, rgb
 from mspd.attacks.surrogates import surrogate_for
 from mspd.ball import image_generators, project, step
 from mspd.guard import eval_mode, gradient_of
@@ -120,9 +120,6 @@ def _shift_gradient(model: nn.Module, x: Tensor, y: Tensor, shift: Tensor, splin
     """Gradient of each image's loss with respect to its displacements."""
     with torch.enable_grad():
         moved = shift.detach().requires_grad_(True)
-        rows = -(-len(x) // 8) * 8
-        index = torch.arange(rows, device=x.device) % len(x)
-        z = warp(x, splines.places(moved))[index]
-        logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)[: len(x)]
+        logits = model(filled(rgb(warp(x, splines.places(moved)))))[: len(x)]
         # a gradient that is not finite is refused here: grid_sample ends the process where it is sent to NaN
         return gradient_of(cross_entropy(logits.float(), y).sum(), moved)

@@ -4,7 +4,8 @@ examples"): walks along the linearised boundary and pulls back towards the origi
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, loss_gradient, over_targets, predict, wrong
+from mspd.attacks.common import check_call, logits_of, loss_gradient, over_targets, wrong
+from mspd.ball import length_of
 from mspd.guard import eval_mode
 
 LARGEST_PULL, OVERSHOOT, PULL_BACK = 0.1, 1.05, 0.9
@@ -52,11 +53,11 @@ def _walk(model: nn.Module, x: Tensor, y: Tensor, aim: Tensor, *, eps: float, no
         b = (w * z).flatten(1).sum(1) - value  # the plane w . z' = b, where the linearised lead is zero
         here = to_plane(z, w, b, norm)
         there = to_plane(centre, w, b, norm)
-        near, far = _size(here, norm), _size(there, norm)
+        near, far = length_of(here, norm), length_of(there, norm)
         pull = (near / (near + far).clamp_min(1e-12)).clamp_max(LARGEST_PULL)[:, None, None, None]
         z = ((1 - pull) * (z + OVERSHOOT * here) + pull * (centre + OVERSHOOT * there)).clamp(0, 1)
-        misread = wrong(predict(model, z), labels)
-        done = misread & (_size(z - centre, norm) <= eps)
+        misread = wrong(logits_of(model, z), labels)
+        done = misread & (length_of(z - centre, norm) <= eps)
         found[live[done]] = z[done]
         back = centre + PULL_BACK * (z - centre)
         z = torch.where(misread[:, None, None, None], back, z)[~done]
@@ -86,8 +87,3 @@ def to_plane(z: Tensor, w: Tensor, b: Tensor, norm: str) -> Tensor:
             break
         length = torch.where(further, length + left / slope, length).clamp_max(LARGEST_LENGTH)
     return (z + length[:, None, None, None] * direction).clamp(0, 1) - z
-
-
-def _size(d: Tensor, norm: str) -> Tensor:
-    flat = d.flatten(1)
-    return flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)

@@ -43,11 +43,9 @@ def mcg(
     x (B, 3, H, W) in [0, 1], sides multiples of 8; y (B,) true labels. For each image a copy of the flow (the shipped
     one unless given) takes `tuning` Adam steps of rate `lr` down the margin of `surrogate`, a model that the attacker
     has or a name as `load_model` takes it (unless given the one that the shipped flow was trained on); neither costs
-    queries. `n_queries` and
-    `queries` as in `square`. Left out is the published tuning of the surrogate to the target's answers on earlier
-    images: it would make an image's result depend on the images before it. The shipped flow is small and was trained
-    for minutes. Linf only. Errors as in `pgd`, and InputError for a surrogate of other
-    classes.
+    queries. `n_queries` and `queries` as in `square`. Left out is the published tuning of the surrogate to the target's
+    answers on earlier images: it would make an image's result depend on the images before it. The shipped flow is small
+    and was trained for minutes. Linf only. Errors as in `pgd`, and InputError for a surrogate of other classes.
     """
     check_images(x)
     check_eps(eps, norm)

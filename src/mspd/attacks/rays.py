@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_inputs, predict, wrong
-from mspd.ball import project
+from mspd.attacks.common import check_inputs, logits_of, wrong
+from mspd.ball import length_of, project
 from mspd.guard import check_logits, eval_mode
 
 #: width of the interval at which a search of the boundary stops, in L2 units
@@ -48,10 +48,10 @@ def rays(
         """Whether the images `rows` are misread `along` (L2) their directions; one query each."""
         counted[rows] += 1
         z = (flat[rows] + along[:, None] / math.sqrt(size) * directions).clamp(0, 1)
-        return wrong(predict(model, z.view(-1, *x.shape[1:])), y[rows])
+        return wrong(logits_of(model, z.view(-1, *x.shape[1:])), y[rows])
 
     with eval_mode(model):
-        logits = predict(model, x)
+        logits = logits_of(model, x)
         check_logits(logits, y)
         already = wrong(logits, y)
         length[already] = reach[already] = 0
@@ -82,9 +82,7 @@ def rays(
             rows, candidate, high = rows[shorter], candidate[shorter], high[shorter]
             signs[rows], reach[rows] = candidate, high
             point = (flat[rows] + high[:, None] / math.sqrt(size) * candidate).clamp(0, 1)
-            move = point - flat[rows]
-            new = move.abs().amax(1) if norm == "Linf" else move.norm(dim=1)
-            nearest[rows], length[rows] = point, new
+            nearest[rows], length[rows] = point, length_of(point - flat[rows], norm)
             block += 1
             if block * width >= size:
                 level, block = (level + 1, 0) if width > 1 else (0, 0)

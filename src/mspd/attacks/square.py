@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_inputs, predict, right
+from mspd.attacks.common import check_inputs, logits_of, right
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
 from mspd.guard import check_counts, check_logits, check_positive, eval_mode
@@ -13,8 +13,8 @@ from mspd.objectives import margin
 
 #: of 10,000 queries, those after which the squares' share of the image is halved
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-#: random numbers drawn from an image's generator at a time, in iterations
-_BLOCK = 256
+#: random numbers drawn from an image's generator at a time
+_BLOCK = 4096
 
 
 def square(
@@ -48,13 +48,13 @@ def square(
     best = x.clone()
     with eval_mode(model):
         draws = _Draws(image_generators(x, generator))
-        logits = predict(model, x)
+        logits = logits_of(model, x)
         check_logits(logits, y)
         live = right(logits, y)
         if n_queries > 1 and len(live):
             first = start(live) if start is not None else _first(x[live], draws, live, eps, norm)
             best[live] = project(first, x[live], eps, norm)
-            lead = -margin(predict(model, best[live]), y[live])
+            lead = -margin(logits_of(model, best[live]), y[live])
             counted[live.cpu()] += 1
             live, lead = live[lead > 0], lead[lead > 0]
         for index in range(n_queries - 2):
@@ -63,7 +63,7 @@ def square(
             share = p_init / 2 ** sum(index + skip > halving for halving in HALVINGS)
             old, centre = best[live], x[live]
             moved = (_step_linf if norm == "Linf" else _step_l2)(old, centre, draws, live, eps, share)
-            new = -margin(predict(model, moved), y[live])
+            new = -margin(logits_of(model, moved), y[live])
             counted[live.cpu()] += 1
             better = (new < lead) | (new <= 0)
             best[live] = torch.where(better[:, None, None, None], moved, old)
@@ -88,7 +88,7 @@ class _Draws:
         for image in live.tolist():
             block, used = self.blocks.get(image), self.used[image]
             if block is None or used + count > len(block):
-                block = torch.rand(max(_BLOCK * 16, count), generator=self.generators[image])
+                block = torch.rand(max(_BLOCK, count), generator=self.generators[image])
                 self.blocks[image], used = block, 0
             rows.append(block[used : used + count])
             self.used[image] = used + count

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mspd.attacks.common import predict
+from mspd.attacks.common import logits_of
 from mspd.errors import InputError
 from mspd.guard import check_logits, eval_mode
 from mspd.models import load_model
@@ -13,7 +13,7 @@ def surrogate_for(surrogate: nn.Module | str, x: Tensor, y: Tensor) -> nn.Module
     (B, C, H, W) and labels y (B,)."""
     own = load_model(surrogate, x.device) if isinstance(surrogate, str) else surrogate
     with eval_mode(own):
-        logits = predict(own, x[:1])
+        logits = logits_of(own, x[:1])
     try:
         check_logits(logits.expand(len(y), -1), y)
     except InputError as error:

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 _PARQUET_ROWS = 10_000  # of a row group
 
 
-class Report:
+class Journal:
     """The rows of a run on disk, each written whole or not at all. Without a path nothing is kept.
 
     Of a row known from an earlier run 16 bytes are kept in memory: a digest of its id and its place in the file; with

@@ -8,7 +8,7 @@ from mspd.batch import local
 from mspd.batch.local import Options, Task
 from mspd.batch.places import Member, absolute, exists, newer, place
 from mspd.batch.plan import Job
-from mspd.batch.report import Report, Row
+from mspd.batch.report import Journal, Row
 from mspd.errors import UsageError
 from mspd.guard import check_seed
 from mspd.protector import Protector
@@ -52,7 +52,7 @@ def run(
         raise UsageError(f"unknown engine {engine!r}: use local or ray")
     options = Options(seed, quality, workers, strip_gps, history)
     settings = {key: value for key, value in asdict(options).items() if key != "workers" and value is not False}
-    log = Report(report, {**protector.identity(), **settings, "version": VERSION})
+    log = Journal(report, {**protector.identity(), **settings, "version": VERSION})
     try:
         if log.unfinished:
             local.sweep(job for job in jobs if job.id in log.unfinished)
@@ -70,7 +70,7 @@ def run(
         log.close()
 
 
-def _look(job: Job, log: Report) -> Task:
+def _look(job: Job, log: Journal) -> Task:
     """What the report knows of a job; one that it does not know is noted as started."""
     row = log.get(job.id)
     status = row.get("status")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.adapters import check_signature, find
+from mspd.adapters import Function, check_signature, find
 from mspd.attacks import ATTACKS
 from mspd.benchmark.identity import function_identity, model_identity, versions
 from mspd.data import ImageSet, load
@@ -26,7 +26,6 @@ from mspd.purifiers import PURIFIERS
 from mspd.reversion import SURROGATES, revert, surrogate
 from mspd.smoothing import prepare
 
-Function = Callable[..., Tensor]
 #: one axis of the grid: a name, several, or functions or models by names of your own
 Axis = str | Path | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 
@@ -110,7 +109,7 @@ def make_grid(
         raise UsageError("say how long an L2 attack may be: eps_adv, for example 0.5")
     if labels not in LABELS:
         raise UsageError(f"labels is {labels!r}: use {' or '.join(LABELS)}")
-    chosen = get_preset(preset) if isinstance(preset, str) else preset
+    chosen = get_preset(preset)
     chosen = chosen if eps_def is None else replace(chosen, eps=eps_def)
     eps_adv = chosen.eps if eps_adv is None else eps_adv
     check_eps(eps_adv, norm)
@@ -140,7 +139,8 @@ def make_grid(
                 check_placement(item, pick_device(device), f"{kind} {name}")
     protectors = {name: Protector(chosen, backbone=item, device=device) for name, item in backbone_items.items()}
     protector = next(iter(protectors.values()))
-    pictures, y, classes = _data(data, chosen.size, n, protector.classes)
+    pictures = image_set(data, chosen.size, n, protector.classes)
+    classes = pictures.classes
     check_classes(classes, protector.classes, f"classifier {chosen.classifier}")
     for kind, items in (("target", target_items), ("treatment", attackers)):
         for name, item in items.items():
@@ -151,7 +151,7 @@ def make_grid(
         "preset": {**asdict(chosen), "targets": list(chosen.targets)},
         "classifier": model_identity(chosen.classifier),
         "images": [hashlib.sha256(picture.numpy().tobytes() + str(int(label)).encode()).hexdigest()[:12]
-                   for picture, label in zip(pictures, y, strict=True)],
+                   for picture, label in zip(pictures.images, pictures.labels, strict=True)],
         "labels": labels,
         "defenses": {name: function_identity(f) for name, f in defense_functions.items()},
         "backbones": {name: model_identity(item) for name, item in backbone_items.items()},
@@ -164,7 +164,7 @@ def make_grid(
         "device": protector.device.type, "versions": versions(),
     }  # fmt: skip
     return Grid(
-        images=pictures, labels=y, protector=protector, defenses=defense_functions,
+        images=pictures.images, labels=pictures.labels, protector=protector, defenses=defense_functions,
         backbones={name: each.backbone for name, each in protectors.items()}, treatments=treatment_functions,
         surrogates={name: prepare(load_model(item, protector.device)) for name, item in attackers.items()},
         targets={name: item if isinstance(item, nn.Module) else load_model(item, protector.device)
@@ -241,17 +241,17 @@ def _surrogate(setting: str, preset: str) -> str:
     return surrogate(preset, setting) if setting in SHIPPED else setting
 
 
-def _data(
+def image_set(
     data: str | Path | ImageSet | tuple[Tensor, Tensor], size: int, n: int | None, like: Sequence[str]
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """The first n images as uint8 RGB, their labels, and the names of the classes, () if they are not known."""
+) -> ImageSet:
+    """The first n of the images that `benchmark` is called with; the classes are () where they are not known."""
     if n is not None and n < 1:
         raise UsageError(f"n is {n}: measure at least one image")
     if isinstance(data, str | Path):
         data = load(data, "test", size=size, limit=n, like=like)
     if isinstance(data, ImageSet):
-        return data.images[:n], data.labels[:n], data.classes
+        return ImageSet(data.images[:n], data.labels[:n], data.classes)
     x, y = (part[:n].cpu() for part in data)
     check_images(x)
     check_labels(y, len(x), soft=False)
-    return (x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y, ()
+    return ImageSet((x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y, ())

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from mspd.benchmark.grid import NONE, Axis, Cell, Function, Grid, make_grid
+from mspd.adapters import Function
+from mspd.benchmark.grid import NONE, Axis, Cell, Grid, make_grid
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write

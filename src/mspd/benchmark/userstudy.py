@@ -29,6 +29,7 @@ from mspd.images import quantise, to_pixels, to_tensor
 from mspd.metrics import lpips, ssim, wilson
 from mspd.models import load_model
 from mspd.protector import Protector
+from mspd.purifiers.jpeg import recoded
 from mspd.smoothing import prepare
 
 METHODS = ("PGD", "MCGS")
@@ -38,18 +39,12 @@ EACH = 20
 PAPER = {"PGD": (3, 6, 4, 4, 3), "MCGS": (1, 2, 1, 1, 1)}
 
 
-def _compress(image: Image.Image) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=50)
-    return Image.open(buffer).convert("RGB")
-
-
 CONDITIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "raw": lambda image: image,
     "sharpened": lambda image: ImageEnhance.Sharpness(image).enhance(2.0),
     "bright": lambda image: ImageEnhance.Brightness(image).enhance(1.5),
     "contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.5),
-    "compressed": _compress,
+    "compressed": lambda image: Image.fromarray(recoded(np.asarray(image), 50)),
 }
 
 

@@ -4,6 +4,7 @@ of the Hugging Face Hub: `model.safetensors`, the card as `config.json`, and a R
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from mspd.errors import WeightsError
 from mspd.models.registry import build
@@ -38,13 +39,20 @@ def load_weights(path: Path) -> nn.Module:
     try:
         tensors = load_tensors(data)
         model = build(card["architecture"], card["arguments"])
-        missing, unexpected = model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+        load_state(model, tensors)
     except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{path}: not the weights that its card describes ({str(error).splitlines()[0]})") from error
+    return model
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load in place, as float32. Every name and shape must be there: ValueError names the first weight that is missing
+    or too much, RuntimeError the shapes that differ."""
+    floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    missing, unexpected = model.load_state_dict(floats, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise WeightsError(f"{path}: not the weights that its card describes ({(missing + unexpected)[0]})")
-    return model
+        raise ValueError(f"{missing[0]} is missing" if missing else f"{unexpected[0]} is too much")
 
 
 def save_model(model: nn.Module, path: str | Path, card: dict[str, Any]) -> None:

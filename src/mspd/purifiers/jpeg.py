@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -11,8 +12,8 @@ from mspd.errors import InputError, UsageError
 from mspd.guard import check_images
 from mspd.images import to_pixels, to_tensor
 
-#: the format's own limit
-_LONGEST = 65_500
+#: pixels of a side, the format's own limit
+LONGEST_SIDE = 65_500
 
 
 def jpeg(x: Tensor, *, generator: torch.Generator | None = None, quality: int = 50) -> Tensor:
@@ -25,13 +26,13 @@ def jpeg(x: Tensor, *, generator: torch.Generator | None = None, quality: int = 
     check_images(x)
     if not isinstance(quality, int) or not 1 <= quality <= 100:
         raise UsageError(f"quality is {quality}: give a whole number from 1 to 100")
-    if max(x.shape[2:]) > _LONGEST:
-        raise InputError(f"x is {max(x.shape[2:])} pixels long: JPEG takes {_LONGEST} at most")
-    return torch.cat([_round_trip(image[None], quality) for image in x]).to(x)
+    if max(x.shape[2:]) > LONGEST_SIDE:
+        raise InputError(f"x is {max(x.shape[2:])} pixels long: JPEG takes {LONGEST_SIDE} at most")
+    return torch.cat([to_tensor(recoded(to_pixels(image[None]), quality)) for image in x]).to(x)
 
 
-def _round_trip(image: Tensor, quality: int) -> Tensor:
-    pixels = to_pixels(image)
+def recoded(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Pixels (H, W, C), C 3 or 1, after a JPEG round trip with Pillow's default chroma subsampling."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "JPEG", quality=quality)
-    return to_tensor(np.asarray(Image.open(buffer)).reshape(pixels.shape))
+    return np.asarray(Image.open(buffer)).reshape(pixels.shape)

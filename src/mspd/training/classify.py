@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet
-from mspd.models import load_model
 from mspd.objectives import cross_entropy
-from mspd.smoothing import layout_on
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.precision import mixed
 from mspd.training.recipe import Recipe
@@ -87,18 +85,7 @@ def evaluate_plain(model: nn.Module, data: ImageSet, *, eps: float, n: int = 100
 
 
 def _targets(recipe: Recipe, training: ImageSet, device: torch.device) -> Tensor:
-    """Soft labels (N, K) on the CPU: smoothed one-hot rows, mixed with the teacher's probabilities when there is a
-    teacher, which computes on `device`."""
+    """Soft labels (N, K) on the CPU: smoothed one-hot rows."""
     num_classes = len(training.classes)
     targets = F.one_hot(training.labels, num_classes).float()
-    targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
-    if recipe.teacher:
-        teacher = load_model(recipe.teacher, device)
-        layout = layout_on(device)
-        teacher.to(memory_format=layout)  # type: ignore[call-overload]
-        for start in range(0, len(training), 250):
-            x = training.floats(start, start + 250).to(device).contiguous(memory_format=layout)
-            with torch.no_grad(), mixed(x.device):
-                p = (teacher(x).float().softmax(1) + teacher(x.flip(3)).float().softmax(1)) / 2
-            targets[start : start + 250].lerp_(p.cpu(), recipe.teacher_weight)
-    return targets
+    return targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes

@@ -34,6 +34,7 @@ from mspd.models.hub import is_id
 from mspd.presets import PRESETS
 from mspd.protector import pick_device
 from mspd.smoothing import layout_on
+from mspd.training.augment import augment
 from mspd.training.classify import Classify
 from mspd.training.denoising import Denoise
 from mspd.training.flow import Flow
@@ -41,7 +42,6 @@ from mspd.training.memory import keep_freed_memory
 from mspd.training.precision import bfloat16_is_faster
 from mspd.training.recipe import Recipe
 from mspd.training.robustify import Robustify
-from mspd.training.standard import augment
 from mspd.training.task import Task
 
 TASKS: dict[str, Callable[[Recipe, ImageSet, torch.device], Task]] = {
@@ -85,8 +85,8 @@ def train(
     testing = load(data, "test", size=recipe.size, like=training.classes)
     if training.classes != testing.classes:
         raise UsageError(f"{data}: the test part has other classes than the train part; both need the same sub-folders")
-    for other in filter(None, (recipe.teacher, recipe.against)):
-        check_classes(training.classes, card_of(other)["classes"], f"model {other}")
+    if recipe.against:
+        check_classes(training.classes, card_of(recipe.against)["classes"], f"model {recipe.against}")
     if recipe.task == "classify" and not training.classes:
         raise UsageError(f"{data}: the names of the classes are not known; put a classes.tsv (label, wnid, name) there")
     keep_freed_memory()
@@ -164,7 +164,6 @@ def train(
         "eps": recipe.eps,
         "epochs": epochs,
         "seed": seed,
-        "teacher": recipe.teacher,
         "start": origin,
         **task.score(final, testing),
         "training_hours": round(seconds / 3600, 2),

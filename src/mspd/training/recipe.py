@@ -20,10 +20,9 @@ class Recipe:
     is the budget of the PGD-20 accuracy on the card. Classifiers learn by `optimiser` "sgd" or "adamw".
     An epoch goes through all pictures, or through `pictures` of them, drawn anew each time. The first `small_epochs`
     epochs run at `small_size` pixels (cheaper, about the same result).
-    `teacher` is a shipped model whose probabilities are mixed into the labels with weight `teacher_weight`. `start`
-    names a model whose weights come first, or a loader of them, `package.module:function`, called with the model;
-    layers whose name contains one of the words in `frozen` then keep those weights (a frozen BatchNorm keeps its
-    statistics, too).
+    `start` names a model whose weights come first, or a loader of them, `package.module:function`, called with the
+    model; layers whose name contains one of the words in `frozen` then keep those weights (a frozen BatchNorm keeps
+    its statistics, too).
     """
 
     name: str
@@ -51,8 +50,6 @@ class Recipe:
     small_epochs: int = 0
     small_size: int = 0
     average: float = 0.998
-    teacher: str | None = None
-    teacher_weight: float = 0.5
     start: str | None = None
     frozen: str = ""
 

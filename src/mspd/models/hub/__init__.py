@@ -19,13 +19,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mspd.data.sets import CIFAR10
 from mspd.errors import UsageError, WeightsError
 from mspd.models.common import Enlarge, Normalize, Stats
 from mspd.models.files import CONFIG, WEIGHT_FILE, load_weights, read_card, read_json
 from mspd.models.hub import checkpoints
 from mspd.models.hub.libraries import library, timm, torchvision
 from mspd.models.hub.networks import NETWORKS
-from mspd.models.hub.published import CIFAR10, PUBLISHED, Published
+from mspd.models.hub.published import PUBLISHED, Published
 
 FORMS = ("robustbench:NAME", "chenyaofo:NAME", "timm:NAME", "torchvision:NAME", "hf-hub:OWNER/NAME@REVISION")
 KINDS = ("robustbench", "chenyaofo", "timm", "torchvision", "hf-hub")

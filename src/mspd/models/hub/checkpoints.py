@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mspd.errors import WeightsError
 from mspd.models.common import Stats
-from mspd.models.files import refuse_web_page
+from mspd.models.files import load_state, refuse_web_page
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
 #: where training code puts the state dict in what it saves, the first that is there counts
@@ -152,14 +152,10 @@ def normalised_as(stats: Stats | None, state: Mapping[str, Tensor], path: Path) 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load in place: every name and shape must be there; WeightsError names the first that is not."""
-    floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     try:
-        missing, unexpected = network.load_state_dict(floats, strict=False)
-    except RuntimeError as error:
+        load_state(network, state)
+    except (RuntimeError, ValueError) as error:
         raise misfit(path, error) from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise misfit(path, f"{missing[0]} is missing" if missing else f"{unexpected[0]} is too much")
 
 
 def misfit(path: Path, reason: object) -> WeightsError:

@@ -9,8 +9,8 @@ from typing import Any
 
 from mspd.models.common import HALF_STATS, IMAGENET_STATS, Stats
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_STATS = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+#: RobustBench's models of CIFAR-10 divide by these
+ROBUSTBENCH_STATS = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 #: chenyaofo/pytorch-cifar-models divides by these
 CHENYAOFO_STATS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
@@ -36,7 +36,7 @@ class Published:
     urls: tuple[str, ...]
     clean_acc: float
     autoattack_acc: float | None
-    stats: Stats | None = CIFAR10_STATS
+    stats: Stats | None = ROBUSTBENCH_STATS
     eps: float = 8 / 255
     size: int = 32
     fixed: bool = False

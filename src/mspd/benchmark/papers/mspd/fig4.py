@@ -5,10 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mspd.adapters import Function
 from mspd.benchmark.papers.mspd.plots import curves
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, numbers_above, percent
 from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses
-from mspd.benchmark.papers.mspd.tier import Function, Tier, attacks
+from mspd.benchmark.papers.mspd.tier import Tier, attacks
 from mspd.defenses import mcgs
 from mspd.models import load_model
 
@@ -28,7 +29,7 @@ def strategies(tier: Tier) -> dict[str, str]:
 
 
 def name_of(epochs: str) -> str:
-    """ "MCGS alpha 0.1 F10 B5": what prefixes of two strategies share is one defence."""
+    """ "cascade alpha 0.1 F10 B5": what prefixes of two strategies share is one defence."""
     return " ".join(["cascade alpha 0.1", *(f"{c}{epochs.count(c)}" for c in "FB" if c in epochs)])
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mspd.adapters import Function
 from mspd.benchmark.papers.mspd.report import Report, numbers_above, plain
 from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
 from mspd.benchmark.papers.mspd.table11 import ranks
-from mspd.benchmark.papers.mspd.tier import Function, Tier, ours
+from mspd.benchmark.papers.mspd.tier import Tier, ours
 from mspd.defenses import mcgs
 from mspd.metrics import gradient_similarity
 from mspd.models import load_model

@@ -56,49 +56,40 @@ def gains(series: Mapping[str, Mapping[str, Interval | None]], title: str, path:
     _save(figure, path)
 
 
-def curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, path: Path, log: bool = True
-) -> None:
-    """A panel for each quantity, a line of (x, y) for each name."""
+def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, path: Path) -> None:
+    """A panel for each quantity, a line of (x, y) for each name, x in logarithms."""
     figure, axes = library().subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
     for panel, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for index, (name, points) in enumerate(lines.items()):
             style = ("-", "--", "-.", ":")[index % 4]
             panel.plot(*zip(*points, strict=True), style, marker="o", markersize=3, color=COLOURS[index], label=name)
-        if log:
-            panel.set_xscale("log")
-            ticks = sorted({x for points in lines.values() for x, _ in points})
-            panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
-            panel.minorticks_off()
+        panel.set_xscale("log")
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        panel.minorticks_off()
         panel.set_xlabel(x_label)
         panel.set_title(title)
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     _save(figure, path)
 
 
-def pictures(columns: Mapping[str, Tensor], reference: Tensor | None, path: Path) -> None:
+def pictures(columns: Mapping[str, Tensor], reference: Tensor, path: Path) -> None:
     """A row for each picture (C, H, W) in [0, 1], a column for each name, and below each, where it differs from the
     `reference`, its difference, GAIN times as strong around grey."""
     count = len(next(iter(columns.values())))
-    tall = 1 if reference is None else 2
-    figure, axes = library().subplots(
-        tall * count, len(columns), figsize=(1.15 * len(columns), 1.2 * tall * count), squeeze=False
-    )
+    size = (1.15 * len(columns), 2.4 * count)
+    figure, axes = library().subplots(2 * count, len(columns), figsize=size, squeeze=False)
     for panel in axes.flat:
         panel.set_axis_off()
     for index, (name, stack) in enumerate(columns.items()):
         axes[0][index].set_title("\n".join(fill(line, 16) for line in name.splitlines()), fontsize=7)
         for row in range(count):
-            axes[tall * row][index].imshow(_array(stack[row]), interpolation="nearest")
-            if reference is None:
-                continue
+            axes[2 * row][index].imshow(_array(stack[row]), interpolation="nearest")
             difference = stack[row] - reference[row]
             if bool(difference.any()):
-                axes[tall * row + 1][index].imshow(_array(0.5 + GAIN * difference), interpolation="nearest")
-    if reference is not None:
-        figure.text(
-            0.5, 0.06, f"below each picture: its difference from the original, x {GAIN}", ha="center", fontsize=8
-        )
+                axes[2 * row + 1][index].imshow(_array(0.5 + GAIN * difference), interpolation="nearest")
+    note = f"below each picture: its difference from the original, x {GAIN}"
+    figure.text(0.5, 0.06, note, ha="center", fontsize=8)
     _save(figure, path)
 
 

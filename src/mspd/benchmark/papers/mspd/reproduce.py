@@ -7,16 +7,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from mspd.benchmark.grid import image_set
 from mspd.benchmark.identity import versions
 from mspd.benchmark.papers.mspd.report import Report, markdown
 from mspd.benchmark.papers.mspd.study import Found, Study
 from mspd.benchmark.papers.mspd.tier import Tier, get_tier
 from mspd.benchmark.store import write
-from mspd.data import ImageSet, load
+from mspd.data import ImageSet
 from mspd.errors import UsageError
+from mspd.models import card_of
 
 ITEMS = (
     "table4", "table5", "table6", "table7", "table8", "table10", "table11", "table12", "table13", "table14", "table15",
@@ -55,7 +56,9 @@ def reproduce(
     plot = getattr(item, "plot", None)
     if plot is not None:
         importlib.import_module("mspd.benchmark.papers.mspd.plots").library()
-    study = Study(chosen, _pictures(data, chosen), out, device, first)
+    n = max(chosen.n, chosen.n_wide, chosen.n_strong)
+    pictures = image_set(data, chosen.preset.size, n, card_of(chosen.preset.classifier)["classes"])
+    study = Study(chosen, pictures, out, device, first)
     runs = item.runs(chosen)
     try:
         for run in runs:
@@ -97,17 +100,6 @@ def _item(name: str) -> ModuleType:
     if name not in ITEMS:
         raise UsageError(f"unknown table or figure {name!r}: choose one of {', '.join(ITEMS)}")
     return importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
-
-
-def _pictures(data: str | Path | ImageSet | tuple[Tensor, Tensor], tier: Tier) -> ImageSet:
-    """The first pictures, as many as the tier needs."""
-    n = max(tier.n, tier.n_wide, tier.n_strong)
-    if isinstance(data, str | Path):
-        return load(data, "test", size=tier.preset.size, limit=n)
-    if isinstance(data, ImageSet):
-        return ImageSet(data.images[:n], data.labels[:n], data.classes)
-    x, y = data
-    return ImageSet((x[:n] * 255 + 0.5).floor().to(torch.uint8), y[:n], ())
 
 
 def _setting(name: str, study: Study) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mspd.adapters import Function
 from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell
 from mspd.benchmark.identity import function_identity, model_identity, versions
-from mspd.benchmark.papers.mspd.tier import Function, Tier, purifier
+from mspd.benchmark.papers.mspd.tier import Tier, purifier
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.run import benchmark
 from mspd.benchmark.store import Row, cell_of, defended_place, in_short, read_lines, read_png, treated_place, write

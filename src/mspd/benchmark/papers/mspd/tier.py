@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
+from mspd.adapters import Function
 from mspd.attacks import autoattack, bpda_eot, cw, decowa, mcg, pgd, rays, square
 from mspd.benchmark.papers.mspd.coupled import coupled
 from mspd.defenses import a5, bilevel, cascade, mcgs, unadv
@@ -14,7 +13,6 @@ from mspd.errors import UsageError
 from mspd.presets import PRESETS, Preset
 from mspd.purifiers import diffpure, jpeg
 
-Function = Callable[..., Tensor]
 OURS = "MCGS"
 
 

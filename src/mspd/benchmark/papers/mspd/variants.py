@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from mspd.adapters import Function
 from mspd.benchmark.papers.mspd.report import COST, cost_cell, percent
 from mspd.benchmark.papers.mspd.study import Field, Found, Run
-from mspd.benchmark.papers.mspd.tier import Function, Tier, attacks, ours
+from mspd.benchmark.papers.mspd.tier import Tier, attacks, ours
 
 ATTACK = "PGD"
 #: by the row's name, what is set otherwise than in the paper's method
