@@ -21,9 +21,10 @@ import mspd.cli as cli
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import ITEMS, TIERS, reproduce, study, title_of
 from mspd.benchmark.papers.mspd import tier as tiers
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.leaderboard import standings
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, markdown, numbers_above, within
-from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found
+from mspd.benchmark.papers.mspd.study import BEHIND
 from mspd.errors import InputError, UsageError
 from mspd.images import to_pixels
 from mspd.models import card_of, load_model
@@ -337,7 +338,7 @@ def test_rank_correlation() -> None:
 
 def test_passes_are_counted() -> None:
     """The pass counts that the paper's speed rests on: 40 against about 2,000 (here 1 epoch of each)."""
-    from mspd.benchmark.papers.mspd.study import cost
+    from mspd.benchmark.papers.mspd.cost import cost
 
     x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     y = torch.arange(8)

@@ -6,9 +6,11 @@ from pathlib import Path
 from torch import Tensor
 
 from mspd.adapters import Function
+from mspd.benchmark.papers.mspd.cost import losses
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.plots import curves
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, numbers_above, percent
-from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import Tier, attacks
 from mspd.defenses import mcgs
 from mspd.models import load_model

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mspd.adapters import Function
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.plots import pictures
 from mspd.benchmark.papers.mspd.report import LPIPS, Ordering, Report, mean, number, numbers_above
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.models import load_model
 from mspd.smoothing import prepare

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from mspd.benchmark.papers.mspd.fig6 import adversarials
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.plots import pictures
 from mspd.benchmark.papers.mspd.report import Report, numbers_above, plain
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 
 TITLE = "Fig. 7: the failure case, pictures with the simplest textures"

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.plots import pictures
 from mspd.benchmark.papers.mspd.report import (
     LPIPS,
@@ -18,7 +19,7 @@ from mspd.benchmark.papers.mspd.report import (
     plain,
     within,
 )  # fmt: skip
-from mspd.benchmark.papers.mspd.study import Field, Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours, treatments
 from mspd.metrics import cosine
 from mspd.reversion import criterion

@@ -4,9 +4,10 @@ from itertools import combinations
 from pathlib import Path
 
 from mspd.benchmark.papers.mspd import table11
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.plots import pictures
 from mspd.benchmark.papers.mspd.report import Ordering, Report, numbers_above, plain
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier
 from mspd.metrics import cosine
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mspd.adapters import Function
+from mspd.benchmark.papers.mspd.cost import losses
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import Report, numbers_above, plain
-from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
+from mspd.benchmark.papers.mspd.study import Run, Study, unavailable
 from mspd.benchmark.papers.mspd.table11 import ranks
 from mspd.benchmark.papers.mspd.tier import Tier, ours
 from mspd.defenses import mcgs

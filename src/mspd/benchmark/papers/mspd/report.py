@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mspd.benchmark.papers.mspd.study import Field
+from mspd.benchmark.papers.mspd.found import Field
 from mspd.metrics import paired_interval
 
 NOTHING = "-"

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mspd.benchmark.grid import image_set
 from mspd.benchmark.identity import versions
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import Report, markdown
-from mspd.benchmark.papers.mspd.study import Found, Study
+from mspd.benchmark.papers.mspd.study import Study
 from mspd.benchmark.papers.mspd.tier import Tier, get_tier
 from mspd.benchmark.store import write
 from mspd.data import ImageSet

@@ -2,32 +2,29 @@
 
 import hashlib
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mspd.adapters import Function
 from mspd.benchmark.grid import NONE, REVERT, WHITE, Cell
 from mspd.benchmark.identity import function_identity, model_identity, versions
+from mspd.benchmark.papers.mspd.cost import COUNTED, cost
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.tier import Tier, purifier
 from mspd.benchmark.purified import Purified
 from mspd.benchmark.run import benchmark
-from mspd.benchmark.store import Row, cell_of, defended_place, in_short, read_lines, read_png, treated_place, write
+from mspd.benchmark.store import cell_of, defended_place, in_short, read_lines, read_png, treated_place, write
 from mspd.data import ImageSet
 from mspd.errors import MspdError
 from mspd.guard import seeded
-from mspd.metrics import wilson
 from mspd.models import card_of, list_models, load_model
-from mspd.objectives import cross_entropy
 from mspd.protector import Protector
-from mspd.smoothing import in_pieces, input_gradient, prepare
 
 BEHIND = " behind DiffPure"
 
@@ -44,81 +41,6 @@ class Run:
     backbones: tuple[str, ...] = ()
     treatments: Mapping[str, Function | str] = field(default_factory=dict)
     labels: str = "classifier"
-
-
-@dataclass(frozen=True)
-class Field:
-    """One cell of a grid, image by image, each (n,): right before the attack, and after it too; SSIM, LPIPS (NaN where
-    it was not measured) and L2 of the picture as it is attacked, to the original; the same of the attack, to that."""
-
-    clean: Tensor
-    robust: Tensor
-    ssim: Tensor
-    lpips: Tensor
-    l2: Tensor
-    attack_ssim: Tensor
-    attack_lpips: Tensor
-    attack_l2: Tensor
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def first(self, n: int) -> "Field":
-        return Field(*(value[:n] for value in vars(self).values()))
-
-    def json(self) -> dict[str, Any]:
-        """Accuracies with intervals, the verdicts as bits, and means."""
-        out: dict[str, Any] = {"n": len(self)}
-        for name in ("clean", "robust"):
-            bits = getattr(self, name)
-            out[name] = round(float(bits.double().mean()), 6)
-            out[f"{name}_interval"] = [round(v, 6) for v in wilson(int(bits.sum()), len(bits))]
-            out[f"{name}_bits"] = "".join("01"[int(bit)] for bit in bits)
-        for name in ("ssim", "lpips", "l2"):
-            value = float(getattr(self, name).mean())
-            out[name] = None if value != value else round(value, 6)
-        return out
-
-
-def field_of(rows: list[Row]) -> Field:
-    """The rows of one cell, in any order."""
-    ordered = sorted(rows, key=lambda row: row["id"])
-
-    def numbers(key: str) -> Tensor:
-        return torch.tensor([float("nan") if row[key] is None else float(row[key]) for row in ordered])
-
-    clean = torch.tensor([row["before"] == row["label"] for row in ordered])
-    robust = clean & torch.tensor([row["after"] == row["label"] for row in ordered])
-    return Field(clean, robust, *map(numbers, ("ssim", "lpips", "defense_l2", "attack_ssim", "attack_lpips",
-                                               "attack_l2")))  # fmt: skip
-
-
-@dataclass
-class Found:
-    """What was measured: cells by their names and whose labels the defence had, values of no grid by their names, and
-    why something was left out."""
-
-    backbone: str
-    cells: dict[tuple[str, Cell], Field] = field(default_factory=dict)
-    extras: dict[str, Any] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-
-    def get(
-        self, target: str, attack: str, defense: str = NONE, *, backbone: str | None = None, treatment: str = NONE,
-        labels: str = "classifier",
-    ) -> Field | None:  # fmt: skip
-        """The cell of these names; None where it was left out. A defence is on the preset's backbone unless said."""
-        through = NONE if defense == NONE else backbone or self.backbone
-        return self.cells.get((labels, Cell(defense, through, treatment, target, attack)))
-
-    def add(self, labels: str, rows: list[Row]) -> None:
-        groups: dict[Cell, list[Row]] = {}
-        for row in rows:
-            groups.setdefault(cell_of(row), []).append(row)
-        for cell, group in groups.items():
-            known = self.cells.get((labels, cell))
-            if known is None or len(known) < len(group):
-                self.cells[labels, cell] = field_of(group)
 
 
 class Study:
@@ -269,12 +191,6 @@ def unavailable(model: str) -> str | None:
     return None
 
 
-def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each picture, (B,)."""
-    with torch.no_grad():
-        return in_pieces(lambda piece, labels: cross_entropy(model(piece), labels), x, y, 32)
-
-
 def _checksums(value: Any) -> list[str]:
     """Of all models that are named somewhere in a function's arguments."""
     if isinstance(value, Mapping):
@@ -282,44 +198,3 @@ def _checksums(value: Any) -> list[str]:
     if isinstance(value, list):
         return [checksum for each in value for checksum in _checksums(each)]
     return [model_identity(value)] if isinstance(value, str) and unavailable(value) is None else []
-
-
-#: pictures on which a defence's cost is measured
-COUNTED = 8
-
-
-class _Counting(nn.Module):
-    """Counts the rows that gradients are taken of, rows that only fill a piece up left out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.rows = model, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            self.rows += len(torch.unique(x.detach().flatten(1), dim=0))
-        logits: Tensor = self.model(x)
-        return logits
-
-
-def cost(defense: Function, backbone: str, x: Tensor, y: Tensor, *, eps: float) -> dict[str, float]:
-    """What a defence costs an image of x: gradient passes of the backbone, seconds, and these over the seconds of one
-    gradient, all pictures at once."""
-    model = prepare(load_model(backbone, x.device))
-    counting = _Counting(model)
-
-    def defend() -> Tensor:
-        return defense(counting, x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
-
-    def seconds(function: Callable[[], object]) -> float:
-        started = time.perf_counter()
-        function()
-        return (time.perf_counter() - started) / len(x)
-
-    gradient = min(seconds(lambda: input_gradient(model, x, y)) for _ in range(3))
-    spent = seconds(defend)
-    return {
-        "passes": round(counting.rows / len(x), 2),
-        "seconds": round(spent, 5),
-        "gradients": round(spent / gradient, 2),
-    }

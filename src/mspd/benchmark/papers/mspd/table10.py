@@ -1,7 +1,8 @@
 """Table X: the reversion of other preemptive defences, each applied to its own output."""
 
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import LPIPS, Ordering, Report, above, mean, number, numbers_above, percent
-from mspd.benchmark.papers.mspd.study import Found, Run
+from mspd.benchmark.papers.mspd.study import Run
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours, treatments
 
 TITLE = "Table X: white reversion of the defences of two epochs, AutoAttack"

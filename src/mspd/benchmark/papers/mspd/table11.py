@@ -5,6 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mspd.benchmark.papers.mspd.cost import losses
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import (  # fmt: skip
     COST,
     NOTHING,
@@ -17,7 +19,7 @@ from mspd.benchmark.papers.mspd.report import (  # fmt: skip
     percent,
     plain,
 )
-from mspd.benchmark.papers.mspd.study import Found, Run, Study, losses, unavailable
+from mspd.benchmark.papers.mspd.study import Run, Study, unavailable
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.metrics import gradient_similarity, loss_split
 from mspd.models import load_model

@@ -3,8 +3,9 @@
 from functools import partial
 
 from mspd.benchmark.papers.mspd.coupled import coupled
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import COST, Ordering, Report, above, cost_cell, percent
-from mspd.benchmark.papers.mspd.study import Field, Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 from mspd.defenses import mcgs
 

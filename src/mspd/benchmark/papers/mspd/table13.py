@@ -1,8 +1,9 @@
 """Table XIII: one epoch, two, four; with and without smoothing."""
 
 from mspd.benchmark.papers.mspd import variants
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import Report, above, within
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import Tier
 
 TITLE = "Table XIII: epochs of the cascade, with and without smoothing, PGD"

@@ -1,8 +1,9 @@
 """Table XIV: one smoothed step against twenty plain ones."""
 
 from mspd.benchmark.papers.mspd import variants
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, within
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier
 
 TITLE = "Table XIV: gradient smoothing against PGD within an epoch, PGD"

@@ -1,8 +1,9 @@
 """Table XV: the step size alpha."""
 
 from mspd.benchmark.papers.mspd import variants
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import Report, above
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import Tier
 
 TITLE = "Table XV: step size alpha, PGD"

@@ -1,7 +1,8 @@
 """Table XVI: a fixed defence against attacks of other budgets."""
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, numbers_above, percent
-from mspd.benchmark.papers.mspd.study import Field, Found, Run
+from mspd.benchmark.papers.mspd.study import Run
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 
 TITLE = "Table XVI: fixed defence budget, varying attack budgets, PGD"

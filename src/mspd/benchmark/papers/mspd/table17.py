@@ -1,8 +1,9 @@
 """Table XVII: backbones and targets that are not robust."""
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, numbers_above, percent
-from mspd.benchmark.papers.mspd.study import Field, Found, Run
-from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
+from mspd.benchmark.papers.mspd.study import Run
+from mspd.benchmark.papers.mspd.tier import Tier, attacks, baselines, methods, ours
 
 TITLE = "Table XVII: preemptive defences for nonrobust models, PGD"
 ATTACK = "PGD"
@@ -37,13 +38,12 @@ def runs(tier: Tier) -> list[Run]:
 
 def report(found: Found, tier: Tier) -> Report:
     models = targets(tier)
-    names = {"No Pre.": "none", "UnAdv": tier.unadv, "Bi-Level": tier.bilevel, "Ours": OURS}
 
     def get(row: tuple[str, str], column: str) -> Field | None:
         defense, backbone = row
         if column not in models or (backbone in (WIDE, SMALL) and backbone not in models):
             return None
-        return found.get(models[column], ATTACK, names[defense], backbone=tier.nonrobust.get(backbone))
+        return found.get(models[column], ATTACK, methods(tier)[defense], backbone=tier.nonrobust.get(backbone))
 
     rows = []
     for row, values in PAPER.items():

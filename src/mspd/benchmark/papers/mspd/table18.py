@@ -1,7 +1,8 @@
 """Table XVIII: defences in layers: in training, at test time, and before publication."""
 
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent
-from mspd.benchmark.papers.mspd.study import BEHIND, Found, Run
+from mspd.benchmark.papers.mspd.study import BEHIND, Run
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 
 TITLE = "Table XVIII: combinations of defences, PGD"

@@ -1,8 +1,9 @@
 """Table IV: every preemptive defence against AutoAttack, in both norms and both versions."""
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import COST, Report, above, cost_cell, percent
-from mspd.benchmark.papers.mspd.study import Field, Found, Run, Study
-from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
+from mspd.benchmark.papers.mspd.study import Run, Study
+from mspd.benchmark.papers.mspd.tier import Tier, attacks, baselines, methods, ours
 
 TITLE = "Table IV: preemptive defences against AutoAttack"
 ATTACKS = ("AutoAttack", "AutoAttack L2", "AutoAttack rand")
@@ -21,13 +22,9 @@ IMAGENET = {
 }
 
 
-def names(tier: Tier) -> dict[str, str]:
-    return {"No Pre.": "none", "UnAdv": tier.unadv, "Bi-Level": tier.bilevel, "Ours": OURS}
-
-
 def runs(tier: Tier) -> list[Run]:
     known = {**baselines(tier), **ours(tier)}
-    defenses = {name: known[name] for name in names(tier).values() if name != "none"}
+    defenses = {name: known[name] for name in methods(tier).values() if name != "none"}
     return [Run((tier.target,), attacks(tier, *ATTACKS), tier.n_strong, defenses)]
 
 
@@ -38,11 +35,11 @@ def extras(study: Study) -> None:
 
 def report(found: Found, tier: Tier) -> Report:
     def get(row: str, attack: str = ATTACKS[0]) -> Field | None:
-        return found.get(tier.target, attack, names(tier)[row])
+        return found.get(tier.target, attack, methods(tier)[row])
 
     costs = found.extras.get("cost", {})
     rows = [
-        [row, cost_cell(costs, f"{names(tier)[row]} on {found.backbone}", seconds), percent(get(row), "clean", clean),
+        [row, cost_cell(costs, f"{methods(tier)[row]} on {found.backbone}", seconds), percent(get(row), "clean", clean),
          *(percent(get(row, attack), "robust", value) for attack, value in zip(ATTACKS, robust, strict=True))]
         for row, (seconds, clean, *robust) in (IMAGENET if tier.imagenet else PAPER).items()
     ]  # fmt: skip

@@ -1,8 +1,9 @@
 """Table V: the defences against eight attacks that they were not made for."""
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent, within
-from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found, Run
-from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
+from mspd.benchmark.papers.mspd.study import BEHIND, Run
+from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, methods, ours
 
 TITLE = "Table V: defences against unseen attacks"
 COLUMNS = ("No Pre.", "DiffPure", "UnAdv", "Bi-Level", "Ours")
@@ -31,12 +32,10 @@ def runs(tier: Tier) -> list[Run]:
 
 
 def report(found: Found, tier: Tier) -> Report:
-    names = {"No Pre.": "none", "UnAdv": tier.unadv, "Bi-Level": tier.bilevel, "Ours": OURS}
-
     def get(attack: str, column: str) -> Field | None:
         if column == "DiffPure":
             return found.get(tier.target + BEHIND, ADAPTIVE if attack == "BPDA+EOT" else attack)
-        return found.get(tier.target, attack, names[column])
+        return found.get(tier.target, attack, methods(tier)[column])
 
     rows = [
         [attack, *(percent(get(attack, c), "robust", value) for c, value in zip(COLUMNS, values, strict=True))]
@@ -47,7 +46,7 @@ def report(found: Found, tier: Tier) -> Report:
         for attack in PAPER
         for column in COLUMNS[:-1]
     ]
-    for column in names:
+    for column in methods(tier):
         orderings += [
             above(f"{column}: CW at least PGD", get("CW", column), get("PGD", column), by=-1e-6),
             above(f"{column}: PGD at least AutoAttack", get("PGD", column), get("AutoAttack", column), by=-1e-6),

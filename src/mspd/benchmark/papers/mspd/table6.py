@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.plots import Interval, gains
 from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent, shared
-from mspd.benchmark.papers.mspd.study import BEHIND, Field, Found, Run, Study
-from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
+from mspd.benchmark.papers.mspd.study import BEHIND, Run, Study
+from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, methods, ours
 from mspd.metrics import paired_interval
 
 TITLE = "Table VI: preemptive defences for ten unseen models"
@@ -46,8 +47,7 @@ def runs(tier: Tier) -> list[Run]:
 def _column(found: Found, tier: Tier, target: str, column: str, attack: str) -> Field | None:
     if column == "DiffPure":
         return found.get(target + BEHIND, attack)
-    names = {"No Pre.": "none", "UnAdv": tier.unadv, "Bi-Level": tier.bilevel, "Ours": OURS}
-    return found.get(target, attack, names.get(column, column))
+    return found.get(target, attack, methods(tier).get(column, column))
 
 
 def report(found: Found, tier: Tier) -> Report:

@@ -1,7 +1,8 @@
 """Table VII: forward alone, backward alone, the naive cascade, and ours."""
 
+from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import COST, Ordering, Report, above, cost_cell, percent, within
-from mspd.benchmark.papers.mspd.study import Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
 
 TITLE = "Table VII: forward and backward alone, the naive cascade, and ours; AutoAttack"

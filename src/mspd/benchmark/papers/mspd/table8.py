@@ -1,7 +1,8 @@
 """Table VIII: A5, the defence by a generator, under our small budget."""
 
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import COST, Ordering, Report, above, cost_cell, percent, within
-from mspd.benchmark.papers.mspd.study import Field, Found, Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.table4 import ATTACKS
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, ours
 

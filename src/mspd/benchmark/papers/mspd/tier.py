@@ -64,6 +64,11 @@ class Tier:
         return f"Bi-Level-{self.epochs}"
 
 
+def methods(tier: Tier) -> dict[str, str]:
+    """The columns of the tables of many defences, and what the cells call these."""
+    return {"No Pre.": "none", "UnAdv": tier.unadv, "Bi-Level": tier.bilevel, "Ours": OURS}
+
+
 def ours(tier: Tier, **changes: Any) -> dict[str, Function]:
     """MCGS by the name that tells its settings from the paper's: one entry {"MCGS alpha 0.5": ...}."""
     said = [f"{key} {value}" for key, value in sorted(changes.items())]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from mspd.adapters import Function
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import COST, cost_cell, percent
-from mspd.benchmark.papers.mspd.study import Field, Found, Run
+from mspd.benchmark.papers.mspd.study import Run
 from mspd.benchmark.papers.mspd.tier import Tier, attacks, ours
 
 ATTACK = "PGD"

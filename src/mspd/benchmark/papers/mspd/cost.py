@@ -1,0 +1,58 @@
+"""What no grid measures: losses, and what a defence costs."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mspd.adapters import Function
+from mspd.models import load_model
+from mspd.objectives import cross_entropy
+from mspd.smoothing import in_pieces, input_gradient, prepare
+
+#: pictures on which a defence's cost is measured
+COUNTED = 8
+
+
+def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each picture, (B,)."""
+    with torch.no_grad():
+        return in_pieces(lambda piece, labels: cross_entropy(model(piece), labels), x, y, 32)
+
+
+class _Counting(nn.Module):
+    """Counts the rows that gradients are taken of, rows that only fill a piece up left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.rows += len(torch.unique(x.detach().flatten(1), dim=0))
+        logits: Tensor = self.model(x)
+        return logits
+
+
+def cost(defense: Function, backbone: str, x: Tensor, y: Tensor, *, eps: float) -> dict[str, float]:
+    """What a defence costs an image of x: gradient passes of the backbone, seconds, and these over the seconds of one
+    gradient, all pictures at once."""
+    model = prepare(load_model(backbone, x.device))
+    counting = _Counting(model)
+
+    def defend() -> Tensor:
+        return defense(counting, x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
+
+    def seconds(function: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        function()
+        return (time.perf_counter() - started) / len(x)
+
+    gradient = min(seconds(lambda: input_gradient(model, x, y)) for _ in range(3))
+    spent = seconds(defend)
+    return {
+        "passes": round(counting.rows / len(x), 2),
+        "seconds": round(spent, 5),
+        "gradients": round(spent / gradient, 2),
+    }
