@@ -499,7 +499,7 @@ def test_a_gradient_that_is_not_finite(name: str) -> None:
 
 
 def test_inference_mode() -> None:
-    with torch.inference_mode(), pytest.raises(UsageError, match="call the attack outside of it"):
+    with torch.inference_mode(), pytest.raises(UsageError, match="which attacks follow: call it outside"):
         ATTACKS["pgd"](Linear(), torch.full((1, 3, 8, 8), 0.5), torch.tensor([0]), eps=0.01, generator=g())
 
 

@@ -289,3 +289,68 @@ def test_bad_evaluations_say_what_is_wrong(
         call(Brightness(), grey(0.1, 0.2), torch.tensor([0, 0]))
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_attack_that_works_in_place_is_judged_against_the_images_it_was_given() -> None:
+    def in_place(model: nn.Module, x: Tensor, y: Tensor, **_: object) -> Tensor:
+        return x.copy_(1 - x)
+
+    x = grey(0.1, 0.9)
+    with pytest.raises(InputError, match="leaves the Linf ball"):
+        evaluate(Brightness(), x, torch.tensor([0, 1]), attack=in_place, eps=1 / 255)
+    assert torch.equal(x, grey(0.1, 0.9))
+
+
+def test_evaluate_shows_grey_images_as_three_channels(network: nn.Module) -> None:
+    x = images(6)[:, :1]
+    with torch.no_grad():
+        y = network(x.expand(-1, 3, -1, -1)).argmax(1)
+    report = evaluate(network, x, y, eps=8 / 255, steps=2)
+    assert report.clean_acc == 1
+    assert report.robust_acc < 1
+    with pytest.raises(InputError, match=r"does not take images \(5, 3, 4, 4\)"):
+        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(5, 1, 4, 4), torch.zeros(5).long(), eps=0.1)
+
+
+def test_evaluate_names_what_does_not_fit(network: nn.Module) -> None:
+    x, y = images(), torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(InputError, match=r"x is torch.float64: models are measured in float32, pass x.float\(\)"):
+        evaluate(network, x.double(), y, eps=0.1)
+    with pytest.raises(UsageError, match=r"attack 'pgd' cannot be called with its settings: .*'stepz'"):
+        evaluate(network, x, y, eps=0.1, stepz=3)
+    with pytest.raises(UsageError, match="attack is 3: pass a function"):
+        evaluate(network, x, y, eps=0.1, attack=3)  # type: ignore[arg-type]
+    report = evaluate(network, x, y, eps=0.1, attack=partial(pgd, steps=1))
+    assert report.attack == "pgd"
+
+
+class Bare(nn.Module):
+    """Returns its logits in a dict."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.network(x)}
+
+
+@pytest.mark.parametrize("attack", [pgd, bpda_eot])
+def test_a_model_that_returns_no_tensor(attack: Callable[..., Tensor], network: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"the model returns a dict: it must return logits \(B, classes\)"):
+        attack(Bare(network), images(), torch.zeros(5, dtype=torch.int64), eps=0.1, generator=g())
+
+
+def test_a_model_whose_answers_depend_on_the_batch(network: nn.Module) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), network)
+    x, y = images(), torch.zeros(5, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="answers an image differently in another batch"):
+        evaluate(model, x, y, eps=0.1, steps=1)
+
+
+def test_evaluate_inside_no_grad(network: nn.Module) -> None:
+    x = images()
+    with torch.no_grad():
+        y = network(x).argmax(1)
+        inside = evaluate(network, x, y, eps=8 / 255, steps=2)
+    assert torch.equal(inside.per_image["robust"], evaluate(network, x, y, eps=8 / 255, steps=2).per_image["robust"])

@@ -1,5 +1,6 @@
 """The benchmark: the same rows whatever happens to the run, one clear line for every misuse, foreign code fits in."""
 
+import importlib
 import inspect
 import json
 import math
@@ -36,7 +37,7 @@ from mspd.benchmark.grid import named
 from mspd.benchmark.identity import function_identity, model_identity
 from mspd.benchmark.rough import Rough
 from mspd.benchmark.run import _rounded
-from mspd.benchmark.store import GROWING, Store, read_lines
+from mspd.benchmark.store import GROWING, Store, defended_place, read_lines
 from mspd.benchmark.summary import summarise
 from mspd.data import ImageSet
 from mspd.defenses import mcgs
@@ -921,6 +922,81 @@ def test_identity_changes_with_what_a_function_leads_to(monkeypatch: pytest.Monk
     assert function_identity(mcgs) != before
 
 
+OWN = """
+import numpy, torch
+import own_helper as helpers
+STRENGTH, CALLS, NOTES = 0.1, 0, []
+
+def helper(x):
+    return helpers.faded(x) + STRENGTH
+
+def defense(model, x, y, *, eps, norm, generator):
+    global CALLS
+    CALLS += 1
+    NOTES.append(CALLS)
+    return [helper(z) for z in x]
+
+class Base(torch.nn.Module):
+    def look(self, x):
+        return x
+
+class Net(Base):
+    def forward(self, x):
+        return self.look(x)
+"""
+HELPER = "def faded(x): return x / 2"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "of_defense", "of_model"),
+    [
+        ("x / 2", "x / 3", True, False),
+        ("NOTES = 0.1", "NOTES = 0.2", True, False),
+        ("+ STRENGTH", "- STRENGTH", True, False),
+        ("0.1, 0, []", "0.1, 5, [1]", False, False),
+        ("return x\n", "return 1 - x\n", False, True),
+        ("return self.look(x)", "return self.look(x) * 2", False, True),
+        ("import numpy", "import numpy as np", False, False),
+    ],
+)
+def test_identity_changes_with_the_users_own_code(
+    old: str, new: str, of_defense: bool, of_model: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for folder, change in (("a", lambda text: text), ("b", lambda text: text.replace(old, new))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own_helper.py").write_text(change(HELPER))
+        (tmp_path / folder / "own.py").write_text(change(OWN))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / folder)
+            own = importlib.import_module("own")
+            found.append((function_identity(own.defense), model_identity(own.Net())))
+        for name in ("own", "own_helper"):
+            sys.modules.pop(name, None)
+    (first, net), (second, other) = found
+    assert (first != second) is of_defense
+    assert (net != other) is of_model
+
+
+def test_identity_of_code_that_is_in_no_file() -> None:
+    spaces: list[dict[str, Any]] = [{"__name__": "__main__"} for _ in range(3)]
+    for space, sign in zip(spaces, "+-+", strict=True):
+        exec(f"def f(model, x, y, **_): return x {sign} 1", space)
+    first, second, third = (function_identity(space["f"]) for space in spaces)
+    assert first == third != second
+
+
+def test_identity_of_large_and_odd_settings() -> None:
+    grid = np.zeros((64, 64))
+    other = grid.copy()
+    other[32, 32] = 1
+    assert function_identity(partial(pgd, loss=grid)) != function_identity(partial(pgd, loss=other))
+    halves = [torch.full((2,), value, dtype=torch.bfloat16) for value in (0.0, 1.0)]
+    assert len({function_identity(partial(pgd, loss=each)) for each in (*halves, torch.tensor(1.0))}) == 3
+    assert "{1: 2, a: 3}" in function_identity(partial(pgd, loss={"a": 3, 1: 2}))
+
+
 def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
     settings = {"images": [], **{axis: {} for axis in GROWING}}
     busy = "another run is writing here; wait for it or choose another folder"
@@ -1179,3 +1255,79 @@ def test_markdown_names_everything(measure: Callable[..., Summary]) -> None:
     assert "a\\|b" in text
     assert "eps_def 8/255, eps_adv 8/255 (Linf" in text
     assert text.count("\n") == 6
+
+
+def test_misspelt_settings_are_found_before_anything_is_measured(measure: Callable[..., Summary]) -> None:
+    with pytest.raises(UsageError, match=r"attack 'pgd' cannot be called with its settings: .*'step'"):
+        measure(attacks=partial(pgd, step=1))
+    with pytest.raises(UsageError, match=r"defense 'mcgs' cannot be called with its settings: .*'nsamples'"):
+        measure(defenses=partial(partial(mcgs, nsamples=2), steps=1))
+
+
+def test_an_attack_in_another_norm_needs_its_own_budget(measure: Callable[..., Summary]) -> None:
+    with pytest.raises(UsageError, match="attack 'pgd' is in L2, the others in Linf: give it an eps of its own"):
+        measure(attacks=partial(pgd, norm="L2", steps=1))
+    measure(attacks=partial(pgd, norm="L2", eps=0.5, steps=1))
+
+
+def test_pictures_of_another_form(measure: Callable[..., Summary], pictures: tuple[Tensor, Tensor]) -> None:
+    x, y = pictures
+    for data, error, line in (
+        ((x.numpy(), y), InputError, "x is a ndarray"),
+        ((x, y.numpy()), InputError, "y is a ndarray"),
+        ((x, y, y), UsageError, "data is a tuple"),
+    ):
+        with pytest.raises(error, match=line):
+            mspd.benchmark(data, "out")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"n is 2\.5: it must be a whole number"):
+        measure(n=2.5)
+    large = torch.nn.functional.interpolate(x, scale_factor=2)
+    with pytest.warns(UserWarning, match="the images are 32 x 32 pixels, the models of preset tiny are made for 16 x"):
+        measure(data=(large, y), targets=None, backbones=None)
+
+
+def test_names_of_entries(measure: Callable[..., Summary], preset: Preset) -> None:
+    with pytest.raises(UsageError, match="an entry of the attack axis is called 1: its name must be a string"):
+        measure(attacks={1: quick})
+    with pytest.raises(UsageError, match="treatment 'revert:' lacks what the attacker has"):
+        measure(treatments="revert:")
+    names = ["", ".", "..", "a", "a/b"]
+    places = {defended_place(Path("out"), Cell(name, "..", "none", "", ""), 0) for name in names}
+    assert len(places) == len(names)
+    assert all(".." not in place.parts and len(place.parts) == 5 for place in places)
+
+
+class Turned(FakeFoolbox):
+    distance = types.SimpleNamespace(p=2)
+
+
+@pytest.mark.usefixtures("libraries")
+def test_foolbox_attacks_of_another_norm_or_form() -> None:
+    with pytest.raises(UsageError, match="Turned of foolbox is made for L2: pass norm='L2'"):
+        from_foolbox(Turned())
+    from_foolbox(Turned(), norm="L2")
+    with pytest.raises(UsageError, match="foolbox: pass an attack object"):
+        from_foolbox(Turned)
+    with pytest.raises(UsageError, match="ART: pass an attack's class, not 'Name'"):
+        from_art("Name")  # type: ignore[arg-type]
+
+
+def test_foreign_attacks_leave_the_models_gradients() -> None:
+    class Careless:
+        def __init__(self, model: nn.Module, eps: float) -> None:
+            self.model = model
+
+        def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+            self.model(x).sum().backward()
+            return x
+
+    model, x, y = Broken(""), torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.long)
+    attack = from_torchattacks(Careless)
+    with torch.no_grad():
+        attack(model, x, y, eps=EPS, generator=torch.Generator())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model(x).sum().backward()
+    kept = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    attack(model, x, y, eps=EPS, generator=torch.Generator())
+    assert all(torch.equal(p.grad, k) for p, k in zip(model.parameters(), kept, strict=True) if p.grad is not None)
+    assert len(kept) == len(list(model.parameters()))

@@ -385,3 +385,20 @@ def test_sizes_of_the_controls() -> None:
     assert float(flat.std()) == pytest.approx(0.1 / math.sqrt(3), rel=0.04)
     assert abs(float(drawn.mean())) < 0.005
     assert abs(float(flat.mean())) < 0.005
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_soft_labels_are_probabilities(name: str, network: nn.Module) -> None:
+    x, y = pictures(2), torch.eye(4)[:2]
+    for wrong in (2 * y, -y, y * torch.nan, y - 0.5):
+        with pytest.raises(InputError, match="y has rows that are no probabilities"):
+            DEFENSES[name](network, x, wrong, eps=0.03, generator=g(), **QUICK[name])
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_where_no_gradient_can_be_taken(name: str, network: nn.Module) -> None:
+    x, y = pictures(2), torch.tensor([0, 1])
+    with torch.inference_mode(), pytest.raises(UsageError, match="which defences follow: call it outside"):
+        DEFENSES[name](network, x, y, eps=0.03, generator=g(), **QUICK[name])
+    with pytest.raises(InputError, match=r"which defences do not pass on: pass x.detach\(\)"):
+        DEFENSES[name](network, x.clone().requires_grad_(), y, eps=0.03, generator=g(), **QUICK[name])

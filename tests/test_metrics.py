@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -339,3 +340,18 @@ def test_lpips_scales_its_images(home: Path, monkeypatch: pytest.MonkeyPatch):
     assert values.shape == (60,)
     assert package.seen == [(-1.0, 1.0)] * 2
     assert values.tolist() == pytest.approx([2 / 31] * 60)  # twice the difference in [0, 1]
+
+
+@pytest.mark.parametrize("metric", [linf, l2, psnr, ssim])
+def test_only_floats_of_one_kind_in_the_unit_interval_are_compared(metric):
+    x = torch.full((1, 3, 8, 8), 0.5)
+    for wrong, line in (
+        (torch.full((1, 3, 8, 8), 128, dtype=torch.uint8), "cannot compare torch.uint8: pass two tensors of floats"),
+        (np.zeros((1, 3, 8, 8), np.float32), "cannot compare ndarray"),
+        (x.double(), "torch.float32 on cpu and torch.float64 on cpu|torch.float64 on cpu and torch.float32"),
+        (255 * x, r"they must be finite, in \[0, 1\]"),
+        (x * torch.nan, r"they must be finite, in \[0, 1\]"),
+    ):
+        for pair_ in ((x, wrong), (wrong, x)):
+            with pytest.raises(InputError, match=line):
+                metric(*pair_)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mspd import PRESETS, UsageError, WeightsError
+from mspd import PRESETS, InputError, UsageError, WeightsError
 from mspd.models import ARCHITECTURES, build, card_of, list_models, load_model, save_model
 from mspd.models.efficientnet import Depthwise, EfficientNetLite0, SameConv
 from mspd.models.files import WEIGHTS
@@ -238,3 +238,21 @@ def test_efficientnet_is_timms(size: int) -> None:
     x = torch.rand(2, 3, size, size, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(mine(x), theirs((x - 0.5) / 0.5), rtol=1e-9, atol=1e-9)
+
+
+def test_loading_draws_nothing_from_the_global_random_state() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_model("rn20-cifar10")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_cannot_be_prepared() -> None:
+    class Fixed(torch.nn.Module):
+        def __deepcopy__(self, memo: dict[int, Any]) -> None:
+            raise RuntimeError("not me")
+
+    with pytest.raises(InputError, match=r"the model cannot be copied \(not me\)"):
+        prepare(Fixed())
+    with pytest.raises(InputError, match="the model is a str"):
+        prepare("rn20-cifar10")  # type: ignore[arg-type]

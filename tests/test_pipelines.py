@@ -391,3 +391,13 @@ def test_the_pages_command_through_ffmpeg(tmp_path: Path) -> None:
     for frame, protected in zip(before, after, strict=True):
         assert (protected == expected(protector, frame, 7)).all()
         assert (protected != frame).any()
+
+
+def test_pictures_are_turned_as_they_say(protector: Protector) -> None:
+    pixels, exif = picture(), Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned = Image.fromarray(pixels)
+    turned.info["exif"] = exif.tobytes()
+    turned.getexif()[0x0112] = 3
+    out = np.asarray(protect_image(protector, turned, 3))
+    assert np.array_equal(out, expected(protector, pixels[::-1, ::-1], 3))

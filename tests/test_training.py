@@ -572,3 +572,49 @@ def test_labels_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "classes.tsv").write_text("label\tname\n0\tcat\n1\tdog\n")
     with pytest.raises(UsageError, match=r"label 2 is none of the 2 classes; mend classes\.tsv or the labels"):
         load(tmp_path, "train")
+
+
+def test_pictures_are_turned_as_they_say(tmp_path: Path) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the row at the top belongs to the right
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.fromarray(picture).save(tmp_path / part / "a" / "0.png", exif=exif)
+    image = load(tmp_path, "test").images[0, 0]
+    assert image[:, -1].eq(255).all()
+    assert image[:, :-1].eq(0).all()
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "test" / "a" / "1.png")
+    with pytest.raises(ImageError, match=r"a.1\.png has more than 8 bits a channel; convert it"):
+        load(tmp_path, "test")
+
+
+def test_forms_of_parquet_files(tmp_path: Path) -> None:
+    """Encoded bytes with and without a path around them, names of classes as the hub's tools write them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    grey(tmp_path / "a.png", 7)
+    data = (tmp_path / "a.png").read_bytes()
+
+    def write(*rows: dict[str, Any], names: list[str] | None = None) -> None:
+        table = pyarrow.Table.from_pylist(list(rows))
+        if names is not None:
+            head = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps(head)})
+        parquet.write_table(table, tmp_path / "test.parquet")
+
+    write({"image": data, "label": 0}, {"image": data, "label": 1}, names=["cat", "dog"])
+    assert load(tmp_path).classes == ("cat", "dog")
+    write({"image": {"bytes": data}, "label": 0})
+    assert len(load(tmp_path)) == 1
+    good = {"image": data, "label": 0}
+    for wrong in ({"image": None, "label": 0}, {"image": data, "label": None}):
+        write(good, wrong)
+        with pytest.raises(UsageError, match="row 1 has no picture or no label; image must hold encoded pictures"):
+            load(tmp_path)
+    for label in ("cat", 0.5):
+        write({"image": data, "label": label})
+        with pytest.raises(UsageError, match="row 0 has no picture or no label"):
+            load(tmp_path)

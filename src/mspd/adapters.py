@@ -11,7 +11,9 @@ generator's seed and the images.
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -52,14 +54,28 @@ def check_signature(kind: str, name: str, function: Function, example: str) -> N
     """The function must take what `example` shows, for instance "model, x, y, eps=, norm=, generator="; UsageError
     otherwise."""
     words = example.split(", ")
+    whole = function
     try:
+        while isinstance(whole, partial):
+            inspect.signature(whole.func).bind_partial(*whole.args, **whole.keywords)
+            whole = whole.func
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # built-in functions do not tell
+    except TypeError as error:
+        if isinstance(function, partial):
+            raise UsageError(f"{kind} {name!r} cannot be called with its settings: {error}") from error
+        return
+    except ValueError:  # built-in functions do not tell
         return
     try:
         signature.bind(*(w for w in words if w[-1] != "="), **{w[:-1]: None for w in words if w[-1] == "="})
     except TypeError as error:
         raise UsageError(f"{kind} {name!r} cannot be called as {kind}({example}): {error}") from error
+
+
+def name_of(item: Any) -> str:
+    """What a function or a class is called; a partial as what it is of."""
+    inner = item.func if isinstance(item, partial) else item
+    return getattr(inner, "__name__", None) or type(inner).__name__
 
 
 def from_torchattacks(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -> Function:
@@ -72,6 +88,12 @@ def from_torchattacks(attack: Callable[..., Any], *, norm: str = "Linf", **param
 def from_foolbox(attack: Any, *, norm: str = "Linf") -> Function:
     """An mspd attack made of an attack object of foolbox, for example foolbox.attacks.LinfPGD(steps=20) (`norm` is its
     own)."""
+    if isinstance(attack, type):
+        raise UsageError("foolbox: pass an attack object, for example foolbox.attacks.LinfPGD(steps=20)")
+    length = getattr(getattr(attack, "distance", None), "p", math.nan)
+    own = {math.inf: "Linf", 2: "L2"}.get(length, norm)
+    if own != norm:
+        raise UsageError(f"{type(attack).__name__} of foolbox is made for {own}: pass norm={own!r}")
     return partial(_foolbox, attack=attack, made_for=norm)
 
 
@@ -84,6 +106,8 @@ def from_art(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -
 
 
 def _refuse_instance(attack: object, library: str) -> None:
+    if not callable(attack):
+        raise UsageError(f"{library}: pass an attack's class, not {attack!r}")
     if not isinstance(attack, type) and not inspect.isroutine(attack) and not isinstance(attack, partial):
         name = type(attack).__name__
         raise UsageError(f"this {name} of {library} is bound to one model and eps: pass the class {name} instead")
@@ -98,11 +122,26 @@ def _seed(x: Tensor, generator: torch.Generator, norm: str, made_for: str) -> in
     return image_generators(x[:1], generator)[0].initial_seed()
 
 
+@contextmanager
+def _foreign(model: nn.Module, seed: int, device: torch.device) -> Iterator[None]:
+    """Where another library attacks: the global random state seeded, gradients on, and the model afterwards as it was,
+    with the gradients that its parameters had."""
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in kept:
+            parameter.grad = None
+        with eval_mode(model), seeded(seed, device), torch.enable_grad():
+            yield
+    finally:
+        for parameter, grad in kept:
+            parameter.grad = grad
+
+
 def _torchattacks(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
     attack: Callable[..., Any], made_for: str, params: Mapping[str, Any],
 ) -> Tensor:  # fmt: skip
-    with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
+    with _foreign(model, _seed(x, generator, norm, made_for), x.device):
         return torch.as_tensor(attack(model, eps=eps, **params)(x, y)).detach()
 
 
@@ -111,7 +150,7 @@ def _foolbox(
     attack: Any, made_for: str,
 ) -> Tensor:  # fmt: skip
     foolbox = _library("foolbox", "foolbox")
-    with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
+    with _foreign(model, _seed(x, generator, norm, made_for), x.device):
         bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         _, clipped, _ = attack(bounded, x, y, epsilons=eps)
         return torch.as_tensor(clipped).detach()
@@ -124,7 +163,7 @@ def _art(
     estimators = _library("art.estimators.classification", "adversarial-robustness-toolbox")
     wanted = {"eps": eps, "norm": torch.inf if norm == "Linf" else 2}
     own = {key: value for key, value in wanted.items() if key in inspect.signature(attack).parameters}
-    with eval_mode(model), seeded(_seed(x, generator, norm, made_for), x.device):
+    with _foreign(model, _seed(x, generator, norm, made_for), x.device):
         with torch.no_grad():
             classes = model(x[:1]).shape[1]
         classifier = estimators.PyTorchClassifier(

@@ -301,9 +301,10 @@ def benchmark(
             eps_def=eps_def, eps_adv=eps_adv, norm=norm, seed=seed, keep=keep, bfloat16=bfloat16, device=device,
         )  # fmt: skip
     table = _table("picture", "target", "attack", "n", "clean", "robust")
+    several = len({score.cell.backbone for score in summary.scores} - {"none"}) > 1
     for score in summary.scores:
         cell = score.cell
-        through = f" on {cell.backbone}" if len(backbone or []) > 1 and cell.backbone != "none" else ""
+        through = f" on {cell.backbone}" if several and cell.backbone != "none" else ""
         clean, robust = (
             f"{acc:.1%}" if gain is None else f"{acc:.1%} ({', '.join(f'{100 * g:+.1f}' for g in gain)})"
             for acc, gain in ((score.clean_acc, score.clean_gain), (score.robust_acc, score.robust_gain))

@@ -49,6 +49,10 @@ def check_arguments(
     check_labels(y, len(x), soft=soft)
     check_eps(eps, norm)
     check_generator(generator)
+    if x.requires_grad:
+        raise InputError(f"x requires a gradient, which {who} do not pass on: pass x.detach()")
+    if torch.is_inference_mode_enabled():
+        raise UsageError(f"inside torch.inference_mode() there are no gradients, which {who} follow: call it outside")
 
 
 def check_labels(y: Tensor, batch: int, *, soft: bool = True) -> None:
@@ -61,6 +65,11 @@ def check_labels(y: Tensor, batch: int, *, soft: bool = True) -> None:
     if y.dtype == torch.int64 and y.shape == (batch,):
         return
     if soft and y.dtype == torch.float32 and y.ndim == 2 and len(y) == batch:
+        whole = y.detach()
+        if not bool(torch.isfinite(whole).all() and (whole >= 0).all() and ((whole.sum(1) - 1).abs() < 1e-3).all()):
+            raise InputError(
+                "y has rows that are no probabilities: pass what softmax gives, 0 or more, with a sum of 1"
+            )
         return
     raise InputError(f"y is {y.dtype} of shape {tuple(y.shape)}: pass {wanted}")
 
@@ -130,8 +139,15 @@ def number(text: str) -> float:
         raise UsageError(f"eps is {text!r}: write a number or a fraction, for example 8/255") from error
 
 
+def check_output(logits: object, name: str = "the model") -> None:
+    """What a model returns must be a tensor."""
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{name} returns a {type(logits).__name__}: it must return logits (B, classes)")
+
+
 def check_logits(logits: Tensor, y: Tensor) -> None:
     """The model's output must be logits (B, K) that fit the labels."""
+    check_output(logits)
     if logits.ndim != 2 or len(logits) != len(y):
         raise InputError(f"the model returns shape {tuple(logits.shape)}: it must return logits ({len(y)}, classes)")
     if not bool(torch.isfinite(logits).all()):
@@ -246,15 +262,15 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
     """What a measurement needs of a model, tried on a few images x (B, C, H, W) with labels y: finite logits that fit
     the labels, else InputError; a warning for random outputs and for gradients that are zero."""
     of, name = f"{name}: " if name else "", name or "the model"
-    with eval_mode(model), seeded(0, x.device):
-        z = x.clone().requires_grad_(True)
+    with eval_mode(model), seeded(0, x.device), torch.enable_grad():
+        z = x.detach().clone().requires_grad_(True)
         try:
             logits, again = model(z), model(z)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            half = model(z[: len(z) // 2]) if len(z) > 1 else logits
+        except Exception as error:  # a model can fail in any way
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{name} does not take images {tuple(x.shape)} ({reason}): pass [0, 1] images") from error
-        if not isinstance(logits, Tensor):
-            raise InputError(f"{name} returns a {type(logits).__name__}: it must return logits (B, classes)")
+        check_output(logits, name)
         try:
             check_logits(logits.detach(), y)
         except InputError as error:
@@ -262,6 +278,9 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4):
             message = f"{name} answers the same images differently when asked twice: its accuracy depends on the seed"
             warnings.warn(f"{message}; attack it with autoattack version='rand' or bpda_eot", stacklevel=2)
+        elif not torch.allclose(half, logits[: len(half)], rtol=1e-3, atol=1e-3):
+            message = f"{name} answers an image differently in another batch: verdicts depend on how images are grouped"
+            warnings.warn(f"{message}; does it normalise with the batch's own statistics?", stacklevel=2)
         gradient = None
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), z, allow_unused=True)

@@ -28,10 +28,22 @@ _LPIPS_SIDE = 31  # below, AlexNet's second pooling has nothing left to pool
 _ROWS = 48
 
 
-def _check_pair(x: Tensor, reference: Tensor) -> None:
+def _check_pair(x: Tensor, reference: Tensor, low: float = 0.0, high: float = 1.0) -> None:
+    """Two float tensors alike in shape, type and device, with values from `low` to `high`."""
+    for z in (x, reference):
+        if not isinstance(z, Tensor) or not z.is_floating_point():
+            kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
+            raise InputError(f"cannot compare {kind}: pass two tensors of floats, 8-bit images as x.float() / 255")
+    if (x.dtype, x.device) != (reference.dtype, reference.device):
+        kinds = f"{x.dtype} on {x.device} and {reference.dtype} on {reference.device}"
+        raise InputError(f"cannot compare {kinds}: pass two tensors of one type on one device")
     if x.shape != reference.shape or x.ndim != 4 or x.numel() == 0:
         shapes = f"{tuple(x.shape)} and {tuple(reference.shape)}"
         raise InputError(f"cannot compare shapes {shapes}: pass two (B, C, H, W) tensors of one shape")
+    for z in (x, reference):
+        least, most = (float(end) for end in z.detach().aminmax())
+        if not low <= least <= most <= high:
+            raise InputError(f"cannot compare values in [{least:.3g}, {most:.3g}]: they must be finite, in [0, 1]")
 
 
 def linf(x: Tensor, reference: Tensor) -> Tensor:
@@ -136,7 +148,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
     NaN where one of the two is zero and has no direction; `nanmean` leaves these images out.
     """
-    _check_pair(a, b)
+    _check_pair(a, b, -math.inf, math.inf)
     u, v = (z.flatten(1) / z.flatten(1).abs().amax(1, keepdim=True) for z in (a, b))  # tiny gradients do not underflow
     cosines: Tensor = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     return cosines.clamp(-1, 1)

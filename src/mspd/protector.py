@@ -16,7 +16,16 @@ from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses.mcgs import mcgs
 from mspd.errors import UsageError
-from mspd.guard import check_counts, check_eps, check_images, check_labels, check_logits, check_seed, eval_mode
+from mspd.guard import (
+    check_counts,
+    check_eps,
+    check_images,
+    check_labels,
+    check_logits,
+    check_placement,
+    check_seed,
+    eval_mode,
+)
 from mspd.models import card_of, load_model
 from mspd.models.files import checksum
 from mspd.models.registry import HELPERS
@@ -126,6 +135,7 @@ class Protector:
         raise UsageError(f"backbone {backbone}: {differ}; choose one with the classes of {name}, or another preset")
 
     def _check_outputs(self, backbone: nn.Module) -> None:
+        check_placement(backbone, self.device, "backbone")
         x = torch.full((1, 3, self.settings.size, self.settings.size), 0.5, device=self.device)
         with torch.no_grad(), eval_mode(backbone):
             logits = backbone(x)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_images, check_logits, eval_mode
+from mspd.guard import check_functions, check_images, check_logits, eval_mode
 from mspd.smoothing import compute_rows, in_pieces
 
 #: the shipped surrogate of each preset and setting, white being the preset's own backbone; None where none is shipped.
@@ -70,6 +70,7 @@ def revert(
     InputError as the defence raises them.
     """
     check_images(x_def, "x_def")
+    check_functions(defense=defense, label=label)
     y = label(_logits(classifier, x_def))
     return reflect(x_def, defense(backbone, x_def, y, eps=eps, norm=norm, generator=generator, **params))
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.errors import InputError, UsageError
-from mspd.guard import check_arguments, check_logits, eval_mode, gradient_of
+from mspd.errors import UsageError
+from mspd.guard import check_arguments, check_logits, check_output, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
@@ -30,17 +30,14 @@ def check_call(
         logits = logits_of(model, x[:1])
     check_logits(logits.expand(len(y), -1), y)
     if logits.shape[1] < classes:
-        raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}: use pgd")
+        hint = ": use pgd" if logits.shape[1] > 1 else ""
+        raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}{hint}")
 
 
 def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, **counts: int) -> None:
     """Images in [0, 1], hard labels, a budget, a generator, at least one of each of `counts`. Does not call the model:
     an attack that counts its calls looks at the first answer with `check_logits`."""
     check_arguments("attacks", x, y, eps, norm, generator, soft=False, **counts)
-    if torch.is_inference_mode_enabled():
-        raise UsageError("inside torch.inference_mode() there are no gradients: call the attack outside of it")
-    if x.requires_grad:
-        raise InputError("x requires a gradient, which an attack does not pass on: pass x.detach()")
 
 
 def filled(rows: Tensor) -> Tensor:
@@ -58,8 +55,9 @@ def rgb(x: Tensor) -> Tensor:
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (B, K) without a graph."""
     with torch.no_grad():
-        logits: Tensor = model(filled(rgb(x)))[: len(x)]
-    return logits.float()
+        logits = model(filled(rgb(x)))
+    check_output(logits)
+    return torch.as_tensor(logits)[: len(x)].float()
 
 
 def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +67,9 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
     """
     with torch.enable_grad():
         z = x.detach().requires_grad_(True)
-        logits = model(filled(rgb(z)))[: len(x)].float()
+        logits = model(filled(rgb(z)))
+        check_output(logits)
+        logits = logits[: len(x)].float()
         losses = loss(logits, y)
         gradient = gradient_of(losses.sum(), z)
     return gradient, losses.detach(), logits.detach()

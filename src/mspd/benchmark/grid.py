@@ -1,6 +1,7 @@
 """What is measured: the axes of the grid, their names, and the settings that a result belongs to."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mspd.adapters import Function, check_signature, find
+from mspd.adapters import Function, check_signature, find, name_of
 from mspd.attacks import ATTACKS
 from mspd.benchmark.identity import function_identity, model_identity, versions
 from mspd.data import ImageSet, load
 from mspd.data.classes import check_classes
 from mspd.defenses import DEFENSES
 from mspd.errors import MspdError, UsageError
-from mspd.guard import check_eps, check_images, check_labels, check_placement, check_seed
+from mspd.guard import check_counts, check_eps, check_images, check_labels, check_placement, check_seed
 from mspd.metrics import lpips
 from mspd.models import card_of, load_model
 from mspd.presets import Preset, get_preset
@@ -123,7 +124,7 @@ def make_grid(
         name: _function("attack", name, item, ATTACKS, "model, x, y, eps=, norm=, generator=")
         for name, item in named("attack", attacks).items()
     }
-    budgets = {name: _budget(function, eps_adv, norm) for name, function in attack_functions.items()}
+    budgets = {name: _budget(name, function, eps_adv, norm) for name, function in attack_functions.items()}
     treatment_functions: dict[str, Function | str] = {
         NONE: NONE,
         **{name: _treatment(name, item, chosen.name) for name, item in named("treatment", treatments).items()},
@@ -141,6 +142,9 @@ def make_grid(
     protector = next(iter(protectors.values()))
     pictures = image_set(data, chosen.size, n, protector.classes)
     classes = pictures.classes
+    if (sides := tuple(pictures.images.shape[2:])) != (chosen.size, chosen.size):
+        line = f"the images are {sides[0]} x {sides[1]} pixels, the models of preset {chosen.name} are made for"
+        warnings.warn(f"{line} {chosen.size} x {chosen.size}: resize the images", stacklevel=3)
     check_classes(classes, protector.classes, f"classifier {chosen.classifier}")
     for kind, items in (("target", target_items), ("treatment", attackers)):
         for name, item in items.items():
@@ -182,9 +186,12 @@ def named(kind: str, axis: Axis) -> dict[str, Any]:
         entries = list(axis.items())
     else:
         items = [axis] if isinstance(axis, str | Path) or callable(axis) else list(axis)
-        entries = [(str(item) if isinstance(item, str | Path) else _name(item), item) for item in items]
+        entries = [(str(item) if isinstance(item, str | Path) else name_of(item), item) for item in items]
     if not entries:
         raise UsageError(f"no {kind} given: name at least one")
+    odd = next((name for name, _ in entries if not isinstance(name, str)), None)
+    if odd is not None:
+        raise UsageError(f"an entry of the {kind} axis is called {odd!r}: its name must be a string")
     names = [name for name, _ in entries]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
@@ -192,11 +199,6 @@ def named(kind: str, axis: Axis) -> dict[str, Any]:
     if any(name == NONE and item != NONE for name, item in entries):
         raise UsageError(f"an entry of the {kind} axis is called {NONE!r}, which stands for none: give it another name")
     return dict(entries)
-
-
-def _name(item: Any) -> str:
-    inner = item.func if isinstance(item, partial) else item
-    return getattr(inner, "__name__", None) or type(inner).__name__
 
 
 def _function(kind: str, name: str, item: Any, table: Mapping[str, Function], example: str) -> Function:
@@ -208,9 +210,11 @@ def _function(kind: str, name: str, item: Any, table: Mapping[str, Function], ex
     return result
 
 
-def _budget(attack: Function, eps: float, norm: str) -> tuple[float, str]:
+def _budget(name: str, attack: Function, eps: float, norm: str) -> tuple[float, str]:
     """The eps and the norm of an attack: its own where functools.partial gives them, else the grid's."""
     own = attack.keywords if isinstance(attack, partial) else {}
+    if own.get("norm", norm) != norm and "eps" not in own:
+        raise UsageError(f"attack {name!r} is in {own['norm']}, the others in {norm}: give it an eps of its own")
     budget = own.get("eps", eps), own.get("norm", norm)
     check_eps(*budget)
     return budget
@@ -227,6 +231,8 @@ def _has_lpips(size: int) -> bool:
 
 def _treatment(name: str, item: Any, preset: str) -> Function | str:
     """A purifier, or "none", or "revert:" with the word or the model that says which backbone the attacker has."""
+    if item == REVERT:
+        raise UsageError("treatment 'revert:' lacks what the attacker has: revert:white, gray, black or a model")
     if isinstance(item, str) and (item == NONE or item.startswith(REVERT)):
         return item
     if isinstance(item, str) and ":" not in item and item not in PURIFIERS:
@@ -245,13 +251,16 @@ def image_set(
     data: str | Path | ImageSet | tuple[Tensor, Tensor], size: int, n: int | None, like: Sequence[str]
 ) -> ImageSet:
     """The first n of the images that `benchmark` is called with; the classes are () where they are not known."""
-    if n is not None and n < 1:
-        raise UsageError(f"n is {n}: measure at least one image")
+    if n is not None:
+        check_counts(n=n)
     if isinstance(data, str | Path):
         data = load(data, "test", size=size, limit=n, like=like)
     if isinstance(data, ImageSet):
         return ImageSet(data.images[:n], data.labels[:n], data.classes)
-    x, y = (part[:n].cpu() for part in data)
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise UsageError(f"data is a {type(data).__name__}: pass a folder, an ImageSet or (images, labels)")
+    x, y = data
     check_images(x)
     check_labels(y, len(x), soft=False)
+    x, y = x[:n].cpu(), y[:n].cpu()
     return ImageSet((x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y, ())

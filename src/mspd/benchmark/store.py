@@ -160,7 +160,12 @@ def _held(out: Path) -> FileIO:
 
 def _place(folder: Path, names: Iterable[str], index: int) -> Path:
     """A picture's file, in a sub-folder for each name; different names give different folders."""
-    return folder.joinpath(*(quote(name, safe=" ,@+") for name in names), f"{index:05d}.png")
+    return folder.joinpath(*map(_quoted, names), f"{index:05d}.png")
+
+
+def _quoted(name: str) -> str:
+    """A name as that of a folder; "", "." and ".." are none."""
+    return quote(name, safe=" ,@+") if name.strip(".") else "%2E" * len(name) or "%00"
 
 
 def _compared(path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -164,7 +164,8 @@ def markdown(summary: Summary) -> str:
     adv = f"{s['eps_adv'] * 255:g}/255" if s["norm"] == "Linf" else f"{s['eps_adv']:g}"
     lines = [
         f"Preset {s['preset']['name']}, eps_def {s['eps_def'] * 255:g}/255, eps_adv {adv} "
-        f"({s['norm']}, around the picture as it is attacked), seed {s['seed']}, {s['versions']}, on {s['device']}. "
+        f"({s['norm']}, around the picture as it is attacked; some attacks may have an eps of their own), "
+        f"seed {s['seed']}, {s['versions']}, on {s['device']}. "
         "Scored are 8-bit pictures decoded from files. In square brackets the 95 % interval, in round ones the gain "
         "over no defence on the same images, in points, with its interval.",
         "",

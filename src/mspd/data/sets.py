@@ -1,11 +1,13 @@
 """Read a labelled image set into one uint8 tensor, or iterate over its encoded pictures."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,13 +53,36 @@ def _find(root: Path, split: str) -> Path:
 
 
 def class_names(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of the classes: those of classes.tsv, CIFAR-10's own, or the sub-folders' (see `label_folders`)."""
+    """Names of the classes: those of classes.tsv, of a parquet file's own head, CIFAR-10's, or the sub-folders' (see
+    `label_folders`)."""
     root = Path(root)
     source = _find(root, split)
     if source.is_dir():
         return label_folders(root, source, split, like)[0]
-    named = tuple(name for _, name in read_table(root))
+    named = tuple(name for _, name in read_table(root)) or _names_in(source)
     return named or (CIFAR10 if re.search(r"cifar-?10(?!0)", root.name.lower()) else ())
+
+
+def _parquet(source: Path) -> Any:
+    """The open file; UsageError when it is none, or without pyarrow."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UsageError("reading parquet files needs pyarrow: pip install 'mspd[train]'") from error
+    try:
+        return parquet.ParquetFile(source)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{source}: not a readable parquet file; get it again") from error
+
+
+def _names_in(source: Path) -> tuple[str, ...]:
+    """The names of the classes where the Hugging Face hub's tools wrote them into a parquet file."""
+    try:
+        head = json.loads((_parquet(source).schema_arrow.metadata or {})[b"huggingface"])
+        names = head["info"]["features"]["label"]["names"]
+    except (LookupError, TypeError, ValueError):
+        return ()
+    return tuple(map(str, names))
 
 
 def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) -> Iterator[tuple[str, bytes, int]]:
@@ -76,20 +101,20 @@ def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) 
         for path, label in filter(None, chain.from_iterable(zip_longest(*classes))):
             yield str(path.relative_to(source)), path.read_bytes(), label
         return
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UsageError("reading parquet files needs pyarrow: pip install 'mspd[train]'") from error
-    try:
-        table = parquet.ParquetFile(source)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{source}: not a readable parquet file; get it again") from error
+    table = _parquet(source)
     column = "img" if "img" in table.schema_arrow.names else "image"
     if not {column, "label"} <= set(table.schema_arrow.names):
         raise UsageError(f"{source}: the columns must be 'image' (or 'img') and 'label'")
+    number = 0
     for batch in table.iter_batches(batch_size=1024, columns=[column, "label"]):
         for row in batch.to_pylist():
-            yield row[column]["path"] or "", row[column]["bytes"], int(row["label"])
+            picture, label = row[column], row["label"]
+            entry = picture if isinstance(picture, dict) else {"bytes": picture}
+            if not isinstance(entry.get("bytes"), bytes) or not isinstance(label, int):
+                line = f"{source}: row {number} has no picture or no label"
+                raise UsageError(f"{line}; {column} must hold encoded pictures, label whole numbers")
+            yield entry.get("path") or f"row {number}", entry["bytes"], label
+            number += 1
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -121,7 +146,11 @@ def load(
         if limit is not None and len(labels) >= limit:
             break
         try:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
+            image: Image.Image = Image.open(io.BytesIO(data))
+            if image.mode.startswith(("I", "F")):
+                line = f"{root}: {name} has more than 8 bits a channel"
+                raise ImageError(f"{line}; convert it to 8 bits, or remove it")
+            image = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"{root}: {name} cannot be read as a picture; remove it or get it again") from error
         side = size or image.size[0]

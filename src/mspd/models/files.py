@@ -38,7 +38,8 @@ def load_weights(path: Path) -> nn.Module:
         raise WeightsError(f"{path}: sha256 differs from its card's: the file is damaged; copy or install it again")
     try:
         tensors = load_tensors(data)
-        model = build(card["architecture"], card["arguments"])
+        with torch.random.fork_rng(devices=[]):  # the first weights are drawn, to be replaced
+            model = build(card["architecture"], card["arguments"])
         load_state(model, tensors)
     except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{path}: not the weights that its card describes ({str(error).splitlines()[0]})") from error

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mspd.errors import InputError
@@ -28,7 +28,8 @@ def protect_tensor(protector: Protector, image: Tensor, seed: int) -> Tensor:
 
 
 def protect_image(protector: Protector, image: Image.Image, seed: int) -> Image.Image:
-    """A picture of Pillow with 8 bits a channel, grey or RGB; transparency is kept as it is."""
+    """A picture of Pillow with 8 bits a channel, grey or RGB, turned as its EXIF says; transparency is kept."""
+    image = ImageOps.exif_transpose(image)
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"a picture of mode {image.mode}: convert it to RGB or L first")
     array = np.asarray(image).reshape(image.height, image.width, -1)
