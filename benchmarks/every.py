@@ -19,7 +19,7 @@ from mspd.defenses import DEFENSES
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 QUERIES = 500
 SHORT = {"unadv": {"epochs": 10}, "bilevel": {"epochs": 10}, "cascade": {}}
-DEFENCES = {
+ROWS = {
     name: partial(coupled, defense=partial(defense, **SHORT[name])) if name in SHORT else defense
     for name, defense in DEFENSES.items()
 }
@@ -37,7 +37,7 @@ CASES = {name: partial(attack, **CHEAP.get(name, {})) for name, attack in ATTACK
 
 
 def measure(data: Path, out: Path, n: int) -> Summary:
-    return benchmark(data, out, defenses=DEFENCES, targets="wrn16-2-cifar10", attacks=CASES, n=n)
+    return benchmark(data, out, defenses=ROWS, targets="wrn16-2-cifar10", attacks=CASES, n=n)
 
 
 def orders(summary: Summary) -> list[tuple[str, list[str]]]:
@@ -53,7 +53,7 @@ def orders(summary: Summary) -> list[tuple[str, list[str]]]:
         ]
 
     one = 100 / summary.scores[0].n
-    names = ["none", *DEFENCES]
+    names = ["none", *ROWS]
     others = [name for name in CASES if name != "autoattack"]
     return [
         ("MCGS above no defence, under every attack", above([(("mcgs", a), ("none", a)) for a in CASES])),

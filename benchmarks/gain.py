@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mspd import Protector, evaluate, images, load_model, prepare
+from mspd.benchmark.store import read_png, save_png
 from mspd.data import load
 from mspd.defenses import mcgs
 from mspd.metrics import gain_cell
@@ -53,14 +54,11 @@ ROWS = (
 
 def through_files(x: Tensor, x_def: Tensor, eps: float) -> Tensor:
     """x_def written as PNG files, as `protect` writes them and checked against x, then read back."""
-    read = []
     with tempfile.TemporaryDirectory() as folder:
-        for index, (image, defended) in enumerate(zip(x, x_def, strict=True)):
-            path = Path(folder) / f"{index}.png"
-            original = images.Picture(Path("x.png"), images.to_pixels(image[None]), None, "PNG", None, None, None, None)
-            images.save(original, images.to_pixels(defended[None]), path, eps=eps)
-            read.append(images.to_tensor(images.read(path).pixels))
-    return torch.cat(read)
+        paths = [Path(folder) / f"{index}.png" for index in range(len(x))]
+        for path, image, defended in zip(paths, x.split(1), x_def.split(1), strict=True):
+            save_png(defended, image, path, eps)
+        return read_png(paths)
 
 
 def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: str | None) -> Path:

@@ -350,8 +350,10 @@ def test_only_floats_of_one_kind_in_the_unit_interval_are_compared(metric):
         (np.zeros((1, 3, 8, 8), np.float32), "cannot compare ndarray"),
         (x.double(), "torch.float32 on cpu and torch.float64 on cpu|torch.float64 on cpu and torch.float32"),
         (255 * x, r"they must be finite, in \[0, 1\]"),
+        (x + 0.50001, r"they must be finite, in \[0, 1\]"),
         (x * torch.nan, r"they must be finite, in \[0, 1\]"),
     ):
         for pair_ in ((x, wrong), (wrong, x)):
             with pytest.raises(InputError, match=line):
                 metric(*pair_)
+    assert metric(x + 0.5 + 1e-6, x + 0.5).isfinite().all()

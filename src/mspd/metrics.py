@@ -29,7 +29,7 @@ _ROWS = 48
 
 
 def _check_pair(x: Tensor, reference: Tensor, low: float = 0.0, high: float = 1.0) -> None:
-    """Two float tensors alike in shape, type and device, with values from `low` to `high`."""
+    """Two float tensors alike in shape, type and device, with values from `low` to `high`, but for rounding."""
     for z in (x, reference):
         if not isinstance(z, Tensor) or not z.is_floating_point():
             kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
@@ -42,7 +42,7 @@ def _check_pair(x: Tensor, reference: Tensor, low: float = 0.0, high: float = 1.
         raise InputError(f"cannot compare shapes {shapes}: pass two (B, C, H, W) tensors of one shape")
     for z in (x, reference):
         least, most = (float(end) for end in z.detach().aminmax())
-        if not low <= least <= most <= high:
+        if not low - 1e-6 <= least <= most <= high + 1e-6:
             raise InputError(f"cannot compare values in [{least:.3g}, {most:.3g}]: they must be finite, in [0, 1]")
 
 

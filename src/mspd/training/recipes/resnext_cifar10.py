@@ -1,4 +1,4 @@
-"""The CIFAR-10 classifier: a small ResNeXt, augmented, trained for clean accuracy."""
+"""An ordinary CIFAR-10 network from random weights: a small ResNeXt, augmented, trained for clean accuracy."""
 
 from mspd.training.recipe import Recipe
 
