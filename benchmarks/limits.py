@@ -10,21 +10,16 @@ docs/results/limits.md.
 import argparse
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from mspd import Protector, evaluate, images, load_model
+from mspd import Protector, evaluate, load_model
 from mspd.data import load
 from mspd.metrics import gain_cell, ssim
 from mspd.presets import get_preset
+from mspd.purifiers import jpeg
 from mspd.reversion import reflect
-from mspd.verify import jpeg
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-
-
-def recompressed(x: Tensor, quality: int) -> Tensor:
-    return torch.cat([images.to_tensor(jpeg(images.to_pixels(image[None]), quality)) for image in x])
 
 
 def reverted(x_def: Tensor, protector: Protector) -> Tensor:
@@ -48,10 +43,10 @@ def main() -> None:
     versions = {
         "no defence": x,
         "protected": x_def,
-        "no defence, JPEG 75": recompressed(x, 75),
-        "protected, JPEG 75": recompressed(x_def, 75),
-        "no defence, JPEG 50": recompressed(x, 50),
-        "protected, JPEG 50": recompressed(x_def, 50),
+        "no defence, JPEG 75": jpeg(x, quality=75),
+        "protected, JPEG 75": jpeg(x_def, quality=75),
+        "no defence, JPEG 50": jpeg(x, quality=50),
+        "protected, JPEG 50": jpeg(x_def, quality=50),
         "protected, black reversion": reverted(x_def, Protector(preset, backbone=ordinary)),
         "protected, white reversion": reverted(x_def, protector),
     }

@@ -301,15 +301,17 @@ def test_an_attack_that_works_in_place_is_judged_against_the_images_it_was_given
     assert torch.equal(x, grey(0.1, 0.9))
 
 
-def test_evaluate_shows_grey_images_as_three_channels(network: nn.Module) -> None:
-    x = images(6)[:, :1]
-    with torch.no_grad():
-        y = network(x.expand(-1, 3, -1, -1)).argmax(1)
-    report = evaluate(network, x, y, eps=8 / 255, steps=2)
-    assert report.clean_acc == 1
-    assert report.robust_acc < 1
-    with pytest.raises(InputError, match=r"does not take images \(5, 3, 4, 4\)"):
-        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(5, 1, 4, 4), torch.zeros(5).long(), eps=0.1)
+def test_evaluate_on_images_of_one_channel() -> None:
+    def stay(model: nn.Module, x: Tensor, y: Tensor, **_: object) -> Tensor:
+        return x
+
+    x, y = torch.rand(5, 1, 4, 4, generator=g()), torch.zeros(5, dtype=torch.int64)
+    own = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    report = evaluate(own, x, y, attack=stay, eps=0.1)
+    assert report.clean_acc == report.robust_acc
+    colours = nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten())
+    with pytest.raises(InputError, match=r"pass x\.expand\(-1, 3, -1, -1\), grey in three channels"):
+        evaluate(colours, x, y, attack=stay, eps=0.1)
 
 
 def test_evaluate_names_what_does_not_fit(network: nn.Module) -> None:

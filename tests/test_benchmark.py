@@ -322,7 +322,7 @@ def run(preset, pictures, out):
     )
 
 
-if __name__ == "__main__":
+def main():
     torch.set_num_threads(1)
     loaded = torch.load("call.pt", weights_only=True)
     run(Preset(*loaded["preset"]), loaded["pictures"], "broken")
@@ -342,7 +342,7 @@ def test_kill_at_a_random_moment_then_resume(
     broken, report = tmp_path / "broken", tmp_path / "broken" / "rows.jsonl"
     moment = random.SystemRandom().uniform(0, 36)  # in blocks of rows
     with subprocess.Popen(
-        [sys.executable, "-c", "import runpy; runpy.run_module('the_grid', run_name='__main__', alter_sys=True)"],
+        [sys.executable, "-c", "import the_grid; the_grid.main()"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
@@ -356,10 +356,6 @@ def test_kill_at_a_random_moment_then_resume(
         said = process.stderr.read() if process.stderr else b""
     killed_at = report.read_bytes().count(b"\n") if report.exists() else -1
     assert killed_at >= 0, said
-    # "mspd:__main__" is not the module's name; the functions are the same, so the settings must agree
-    settings = json.loads((broken / "settings.json").read_text())
-    settings = json.loads(json.dumps(settings).replace("__main__:", "the_grid:"))
-    (broken / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
     script(preset, pictures, broken)
     script(preset, pictures, tmp_path / "unbroken")
     assert len(rows(broken)) == 18 * 64
@@ -923,68 +919,98 @@ def test_identity_changes_with_what_a_function_leads_to(monkeypatch: pytest.Monk
 
 
 OWN = """
-import numpy, torch
+import torch
 import own_helper as helpers
-STRENGTH, CALLS, NOTES = 0.1, 0, []
+STRENGTH = 0.1
 
-def helper(x):
-    return helpers.faded(x) + STRENGTH
+def defense(model, x, y, *, eps, norm, generator, strength=STRENGTH):
+    from own_other import stronger
+    return stronger(helpers.faded(x), strength)
 
-def defense(model, x, y, *, eps, norm, generator):
-    global CALLS
-    CALLS += 1
-    NOTES.append(CALLS)
-    return [helper(z) for z in x]
-
-class Base(torch.nn.Module):
-    def look(self, x):
+class Net(torch.nn.Module):
+    def forward(self, x):
         return x
 
-class Net(Base):
-    def forward(self, x):
-        return self.look(x)
+if __name__ == "__main__":
+    found = print(defense, 100)
 """
-HELPER = "def faded(x): return x / 2"
+FILES = {
+    "own.py": OWN,
+    "own_helper.py": "from own_pack.part import faded",
+    "own_pack/__init__.py": "",
+    "own_pack/part.py": "from .inner import HALF\ndef faded(x): return x * HALF",
+    "own_pack/inner.py": "HALF = 0.5",
+    "own_other.py": "def stronger(x, strength): return x + strength",
+}
 
 
+def identities_of(folder: Path, main: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Of the defence and the model in own.py, as a module or as the script that runs."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        patch.syspath_prepend(folder)
+        if main:
+            own = types.ModuleType("__main__")
+            own.__file__ = str(folder / "own.py")
+            patch.setitem(sys.modules, "__main__", own)
+            exec(compile((folder / "own.py").read_text(), own.__file__, "exec"), vars(own))
+        else:
+            own = importlib.import_module("own")
+        try:
+            return function_identity(own.defense), model_identity(own.Net())
+        finally:
+            for name in [name for name in sys.modules if name.startswith("own")]:
+                del sys.modules[name]
+
+
+@pytest.mark.parametrize("main", [False, True])
 @pytest.mark.parametrize(
-    ("old", "new", "of_defense", "of_model"),
+    ("file", "old", "new", "of_module", "of_script"),
     [
-        ("x / 2", "x / 3", True, False),
-        ("NOTES = 0.1", "NOTES = 0.2", True, False),
-        ("+ STRENGTH", "- STRENGTH", True, False),
-        ("0.1, 0, []", "0.1, 5, [1]", False, False),
-        ("return x\n", "return 1 - x\n", False, True),
-        ("return self.look(x)", "return self.look(x) * 2", False, True),
-        ("import numpy", "import numpy as np", False, False),
+        ("own.py", "", "", False, False),
+        ("own.py", "STRENGTH = 0.1", "STRENGTH = 0.2", True, True),
+        ("own.py", "strength=STRENGTH", "strength=0.3", True, True),
+        ("own.py", "return x", "return 1 - x", True, True),
+        ("own.py", "defense, 100", "defense, 200", True, False),
+        ("own_other.py", "x + strength", "x - strength", True, True),
+        ("own_pack/inner.py", "0.5", "0.6", True, True),
+        ("own_pack/__init__.py", "", "SIDE = 1", True, True),
     ],
 )
 def test_identity_changes_with_the_users_own_code(
-    old: str, new: str, of_defense: bool, of_model: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    found = []
-    for folder, change in (("a", lambda text: text), ("b", lambda text: text.replace(old, new))):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "own_helper.py").write_text(change(HELPER))
-        (tmp_path / folder / "own.py").write_text(change(OWN))
-        with monkeypatch.context() as patch:
-            patch.syspath_prepend(tmp_path / folder)
-            own = importlib.import_module("own")
-            found.append((function_identity(own.defense), model_identity(own.Net())))
-        for name in ("own", "own_helper"):
-            sys.modules.pop(name, None)
-    (first, net), (second, other) = found
-    assert (first != second) is of_defense
-    assert (net != other) is of_model
+    file: str, old: str, new: str, of_module: bool, of_script: bool, main: bool,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for folder in ("a", "b"):
+        for name, text in FILES.items():
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    changed = tmp_path / "b" / file
+    changed.write_text(FILES[file].replace(old, new))
+    first, second = (identities_of(tmp_path / folder, main, monkeypatch) for folder in ("a", "b"))
+    for one, other in zip(first, second, strict=True):
+        assert (one != other) is (of_script if main else of_module)
+    assert first == identities_of(tmp_path / "a", main, monkeypatch)
+
+
+TYPED = """
+def f(model, x, y, **_):
+    return torch.sin(x) + 1 if y in {'a', 'b'} else (lambda q: q * 2)(x)
+class C:
+    def __call__(self, model, x, y, **_):
+        return torch.sin(x) + 1 if y in {'a', 'b'} else (lambda q: q * 2)(x)
+"""
 
 
 def test_identity_of_code_that_is_in_no_file() -> None:
     spaces: list[dict[str, Any]] = [{"__name__": "__main__"} for _ in range(3)]
-    for space, sign in zip(spaces, "+-+", strict=True):
-        exec(f"def f(model, x, y, **_): return x {sign} 1", space)
-    first, second, third = (function_identity(space["f"]) for space in spaces)
-    assert first == third != second
+    for old, new in (("+ 1", "- 1"), ("torch.sin", "torch.cos"), ("q * 2", "q * 3"), ("'a', 'b'", "'a', 'c'")):
+        for space, text in zip(spaces, (TYPED, TYPED.replace(old, new), TYPED), strict=True):
+            exec(text, space)
+        for name in ("f", "C"):
+            first, second, third = (function_identity(space[name]) for space in spaces)
+            assert first == third != second, (name, new)
 
 
 def test_identity_of_large_and_odd_settings() -> None:
@@ -995,6 +1021,7 @@ def test_identity_of_large_and_odd_settings() -> None:
     halves = [torch.full((2,), value, dtype=torch.bfloat16) for value in (0.0, 1.0)]
     assert len({function_identity(partial(pgd, loss=each)) for each in (*halves, torch.tensor(1.0))}) == 3
     assert "{1: 2, a: 3}" in function_identity(partial(pgd, loss={"a": 3, 1: 2}))
+    assert "{'a', 'b'}" in function_identity(partial(pgd, loss=frozenset("ba")))
 
 
 def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
@@ -1329,5 +1356,7 @@ def test_foreign_attacks_leave_the_models_gradients() -> None:
     model(x).sum().backward()
     kept = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     attack(model, x, y, eps=EPS, generator=torch.Generator())
-    assert all(torch.equal(p.grad, k) for p, k in zip(model.parameters(), kept, strict=True) if p.grad is not None)
+    for parameter, grad in zip(model.parameters(), kept, strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, grad)
     assert len(kept) == len(list(model.parameters()))

@@ -90,7 +90,10 @@ def from_foolbox(attack: Any, *, norm: str = "Linf") -> Function:
     own)."""
     if isinstance(attack, type):
         raise UsageError("foolbox: pass an attack object, for example foolbox.attacks.LinfPGD(steps=20)")
-    length = getattr(getattr(attack, "distance", None), "p", math.nan)
+    try:
+        length = attack.distance.p
+    except (AttributeError, ValueError):  # some have none, or none before they are called
+        length = math.nan
     own = {math.inf: "Linf", 2: "L2"}.get(length, norm)
     if own != norm:
         raise UsageError(f"{type(attack).__name__} of foolbox is made for {own}: pass norm={own!r}")

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mspd.adapters import check_signature, find, name_of
 from mspd.attacks import ATTACKS
-from mspd.attacks.common import rgb
 from mspd.errors import InputError, UsageError
 from mspd.guard import (
     check_eps,
@@ -57,7 +56,7 @@ class Report:
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Predicted classes (B,) of x (B, C, H, W), in float32 and fixed pieces."""
     with torch.no_grad(), eval_mode(model):
-        return in_pieces(lambda piece, _: model(rgb(piece)).argmax(1), x, torch.zeros(len(x), device=x.device), ROWS)
+        return in_pieces(lambda piece, _: model(piece).argmax(1), x, torch.zeros(len(x), device=x.device), ROWS)
 
 
 @no_autocast()
@@ -74,7 +73,6 @@ def evaluate(
     **params: Any,
 ) -> Report:
     """Attack `model` around x (B, C, H, W) in [0, 1] with true labels y (B,), the budget `eps` being around x itself.
-    Images of one channel are shown to it as grey ones of three.
 
     `attack` is a name, `package.module:function`, or any function of the same shape; `params` go to it. Images that are
     wrong before the attack are not attacked. What a model draws from the global random state follows from `seed`, and
@@ -97,7 +95,7 @@ def evaluate(
     name = attack if isinstance(attack, str) else name_of(run)
     check_signature("attack", name, partial(run, **params), "model, x, y, eps=, norm=, generator=")
     check_placement(model, x.device, "the model")
-    check_model(model, rgb(x[:TRIED]), y[:TRIED])
+    check_model(model, x[:TRIED], y[:TRIED])
     generator = torch.Generator().manual_seed(seed)
     source = prepare(model) if fast else model
 
@@ -105,11 +103,11 @@ def evaluate(
         x_adv = run(source, piece.clone(), labels.clone(), eps=eps, norm=norm, generator=generator, **params)
         check_result(x_adv, piece, "the attack", eps=eps, norm=norm)
         with torch.no_grad(), eval_mode(model):
-            return torch.as_tensor(model(rgb(x_adv)).argmax(1) == labels)
+            return torch.as_tensor(model(x_adv).argmax(1) == labels)
 
     with seeded(seed, x.device):
         with torch.no_grad(), eval_mode(model):
-            check_logits(model(rgb(x[:1])).expand(len(x), -1), y)
+            check_logits(model(x[:1]).expand(len(x), -1), y)
         clean = predict(model, x) == y
         robust = clean.clone()
         if bool(clean.any()):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.ball import check_norm, length_of
-from mspd.errors import InputError, UsageError
+from mspd.errors import InputError, MspdError, UsageError
 from mspd.objectives import cross_entropy
 
 
@@ -38,10 +38,11 @@ def check_images(x: Tensor, name: str = "x") -> None:
 
 def check_arguments(
     who: str, x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, *, soft: bool = True,
-    **counts: int,
+    gradients: bool = True, **counts: int,
 ) -> None:  # fmt: skip
-    """What all attacks and all defences (`who`) are called with: float32 images, labels, a budget, a generator, and at
-    least one of each of `counts`; UsageError or InputError otherwise."""
+    """What all attacks and all defences (`who`) are called with: float32 images, labels, a budget, a generator, at
+    least one of each of `counts`, and where they take `gradients` a place for these; UsageError or InputError
+    otherwise."""
     check_counts(**counts)
     check_images(x)
     if x.dtype != torch.float32:
@@ -51,7 +52,7 @@ def check_arguments(
     check_generator(generator)
     if x.requires_grad:
         raise InputError(f"x requires a gradient, which {who} do not pass on: pass x.detach()")
-    if torch.is_inference_mode_enabled():
+    if gradients and torch.is_inference_mode_enabled():
         raise UsageError(f"inside torch.inference_mode() there are no gradients, which {who} follow: call it outside")
 
 
@@ -267,12 +268,16 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
         try:
             logits, again = model(z), model(z)
             half = model(z[: len(z) // 2]) if len(z) > 1 else logits
+        except (MspdError, MemoryError):
+            raise
         except Exception as error:  # a model can fail in any way
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{name} does not take images {tuple(x.shape)} ({reason}): pass [0, 1] images") from error
+            form = "[0, 1] images" if x.shape[1] == 3 else "x.expand(-1, 3, -1, -1), grey in three channels"
+            raise InputError(f"{name} does not take images {tuple(x.shape)} ({reason}): pass {form}") from error
         check_output(logits, name)
         try:
             check_logits(logits.detach(), y)
+            check_logits(half.detach(), y[: len(half)] if len(z) == 1 else y[: len(z) // 2])
         except InputError as error:
             raise InputError(f"{of}{error}") from error
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4):

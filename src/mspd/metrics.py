@@ -28,8 +28,8 @@ _LPIPS_SIDE = 31  # below, AlexNet's second pooling has nothing left to pool
 _ROWS = 48
 
 
-def _check_pair(x: Tensor, reference: Tensor, low: float = 0.0, high: float = 1.0) -> None:
-    """Two float tensors alike in shape, type and device, with values from `low` to `high`, but for rounding."""
+def _check_pair(x: Tensor, reference: Tensor) -> None:
+    """Two float tensors alike in shape, type and device."""
     for z in (x, reference):
         if not isinstance(z, Tensor) or not z.is_floating_point():
             kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
@@ -40,27 +40,32 @@ def _check_pair(x: Tensor, reference: Tensor, low: float = 0.0, high: float = 1.
     if x.shape != reference.shape or x.ndim != 4 or x.numel() == 0:
         shapes = f"{tuple(x.shape)} and {tuple(reference.shape)}"
         raise InputError(f"cannot compare shapes {shapes}: pass two (B, C, H, W) tensors of one shape")
+
+
+def _check_images(x: Tensor, reference: Tensor) -> None:
+    """The same, with values in [0, 1] but for rounding."""
+    _check_pair(x, reference)
     for z in (x, reference):
         least, most = (float(end) for end in z.detach().aminmax())
-        if not low - 1e-6 <= least <= most <= high + 1e-6:
+        if not -1e-6 <= least <= most <= 1 + 1e-6:
             raise InputError(f"cannot compare values in [{least:.3g}, {most:.3g}]: they must be finite, in [0, 1]")
 
 
 def linf(x: Tensor, reference: Tensor) -> Tensor:
     """Largest absolute difference of each image."""
-    _check_pair(x, reference)
+    _check_images(x, reference)
     return (x - reference).abs().flatten(1).amax(dim=1)
 
 
 def l2(x: Tensor, reference: Tensor) -> Tensor:
     """Euclidean length of each image's difference, over all pixels and channels."""
-    _check_pair(x, reference)
+    _check_images(x, reference)
     return (x - reference).square().flatten(1).sum(dim=1).sqrt()
 
 
 def psnr(x: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB for the data range 1; infinite for equal images."""
-    _check_pair(x, reference)
+    _check_images(x, reference)
     return -10 * (x - reference).square().flatten(1).mean(dim=1).log10()
 
 
@@ -91,7 +96,7 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     1.9 does by default. Its older releases and the paper's code leave out the 5 pixels at each border, where the window
     would overlap the edge. On a side below 6 pixels the window shrinks to 2 side - 1, the most that reflection allows.
     """
-    _check_pair(x, reference)
+    _check_images(x, reference)
     maps = torch.cat((x, reference, x * x + reference * reference, x * reference), dim=1)
     mu_x, mu_r, squares, product = _blur(maps).chunk(4, dim=1)
     mu_squares, mu_product = mu_x**2 + mu_r**2, mu_x * mu_r
@@ -108,7 +113,7 @@ def lpips(x: Tensor, reference: Tensor) -> Tensor:
     at least 31 pixels. The first call downloads AlexNet's weights (233 MB) to where torchvision keeps them. UsageError
     when the package is missing or the weights cannot be had: nothing stands in for them.
     """
-    _check_pair(x, reference)
+    _check_images(x, reference)
     if min(x.shape[2:]) < _LPIPS_SIDE:
         raise InputError(f"LPIPS needs sides of at least {_LPIPS_SIDE} pixels, not {tuple(x.shape[2:])}")
     network = _lpips_network().to(x.device)
@@ -148,7 +153,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
     NaN where one of the two is zero and has no direction; `nanmean` leaves these images out.
     """
-    _check_pair(a, b, -math.inf, math.inf)
+    _check_pair(a, b)
     u, v = (z.flatten(1) / z.flatten(1).abs().amax(1, keepdim=True) for z in (a, b))  # tiny gradients do not underflow
     cosines: Tensor = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     return cosines.clamp(-1, 1)

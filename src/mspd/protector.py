@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses.mcgs import mcgs
-from mspd.errors import UsageError
+from mspd.errors import InputError, MspdError, UsageError
 from mspd.guard import (
     check_counts,
     check_eps,
     check_images,
     check_labels,
     check_logits,
-    check_placement,
     check_seed,
     eval_mode,
 )
@@ -135,10 +134,16 @@ class Protector:
         raise UsageError(f"backbone {backbone}: {differ}; choose one with the classes of {name}, or another preset")
 
     def _check_outputs(self, backbone: nn.Module) -> None:
-        check_placement(backbone, self.device, "backbone")
         x = torch.full((1, 3, self.settings.size, self.settings.size), 0.5, device=self.device)
-        with torch.no_grad(), eval_mode(backbone):
-            logits = backbone(x)
+        try:
+            with torch.no_grad(), eval_mode(backbone):
+                logits = backbone(x)
+        except (MspdError, MemoryError):
+            raise
+        except Exception as error:  # a model can fail in any way
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            line = f"backbone: it does not take images {tuple(x.shape)} ({reason})"
+            raise InputError(f"{line}: pass a model of float32 images in [0, 1]") from error
         check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device))
         count = logits.shape[1]
         if count != len(self.classes):
@@ -186,7 +191,7 @@ class Protector:
         generator = torch.Generator().manual_seed(seed)
         s = self.settings
         with torch.inference_mode(False), torch.enable_grad():
-            x, y = (part.clone() if part.is_inference() else part for part in (x, y))
+            x, y = ((part.clone() if part.is_inference() else part.detach()) for part in (x, y))
             return mcgs(self.backbone, x, y, eps=s.eps, generator=generator, n_samples=s.n_samples)
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0) -> Tensor:

@@ -37,7 +37,7 @@ def check_call(
 def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, **counts: int) -> None:
     """Images in [0, 1], hard labels, a budget, a generator, at least one of each of `counts`. Does not call the model:
     an attack that counts its calls looks at the first answer with `check_logits`."""
-    check_arguments("attacks", x, y, eps, norm, generator, soft=False, **counts)
+    check_arguments("attacks", x, y, eps, norm, generator, soft=False, gradients=True, **counts)
 
 
 def filled(rows: Tensor) -> Tensor:

@@ -260,7 +260,8 @@ def image_set(
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"data is a {type(data).__name__}: pass a folder, an ImageSet or (images, labels)")
     x, y = data
+    if isinstance(x, Tensor):
+        check_labels(y, len(x), soft=False)
+        x, y = x[:n].cpu(), y[:n].cpu()
     check_images(x)
-    check_labels(y, len(x), soft=False)
-    x, y = x[:n].cpu(), y[:n].cpu()
     return ImageSet((x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y, ())

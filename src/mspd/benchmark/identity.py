@@ -1,7 +1,8 @@
 """What a stored number belongs to: versions, and checksums of models and of functions with all that they lead to."""
 
-import dis
+import ast
 import hashlib
+import importlib.util
 import inspect
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,24 +50,22 @@ def model_identity(item: str | Path | nn.Module) -> str:
         for key, value in sorted(_settings(vars(module)).items())
         if key != "training"
     }
-    seen = set[int]()
-    code = "".join(part for module in item.modules() for part in _code(type(module), seen))
-    return checksum(item, f"{type(item).__name__} {item!r} {settings}{code}")
+    kinds = {type(module) for module in item.modules()}
+    code = sorted({_source(kind) for kind in kinds if _own_file(kind.__module__) or kind.__module__ == "__main__"})
+    return checksum(item, f"{type(item).__name__} {item!r} {settings}{''.join(code)}")
 
 
 def function_identity(function: Any) -> str:
     """A function by its place, its settings, and checksums of its source and of what it leads to: in mspd the modules
-    that its own imports names from and the shipped weights that it names in WEIGHTS, elsewhere the code and constants
-    of its user's that it names. That must be the same for a run to go on."""
+    that its own imports names from and the shipped weights that it names in WEIGHTS, elsewhere its user's module and
+    those of the user's that this imports. That must be the same for a run to go on."""
     if isinstance(function, partial):
         settings = {**{str(i): a for i, a in enumerate(function.args)}, **function.keywords}
         inside = ", ".join(f"{key}={_value(value)}" for key, value in sorted(settings.items()))
         return f"{function_identity(function.func)}({inside})"
     owner = function if hasattr(function, "__qualname__") else type(function)
     try:
-        own_code = "".join(_code(owner, set()))
-        text = own_code or "".join(map(inspect.getsource, (owner, *_reached(owner.__module__))))
-        source = hashlib.sha256(text.encode()).hexdigest()[:12]
+        source = hashlib.sha256(_source(owner).encode()).hexdigest()[:12]
     except (OSError, TypeError):
         source = "no source"
     holder = function.__self__ if inspect.ismethod(function) else None if owner is function else function
@@ -83,56 +82,85 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in values.items() if key[0] != "_" and (isinstance(v, FIXED) or inspect.isroutine(v))}
 
 
-def _own(module: str) -> bool:
-    """Whether the code of a module is its user's: not mspd's, no library's."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    outside = module == "__main__" if file is None else not os.path.realpath(file).startswith(LIBRARIES)
-    return outside and module.partition(".")[0] != "mspd"
+def _source(owner: Any) -> str:
+    """The source of a function or class: with that of the modules of mspd that its own leads to, or of the user's.
+    Where it is typed in, as in a notebook, it stands alone."""
+    module = owner.__module__ or ""
+    if (file := _own_file(module)) is not None:
+        return "".join(_files(module, file).values())
+    if module == "__main__":
+        try:
+            return inspect.getsource(owner)
+        except (OSError, TypeError):
+            members = vars(owner).values() if inspect.isclass(owner) else (owner,)
+            return "".join(_compiled(m.__code__) for m in members if hasattr(m, "__code__"))
+    return "".join(map(inspect.getsource, (owner, *_reached(module))))
 
 
-def _code(thing: Any, seen: set[int]) -> Iterator[str]:
-    """The source of a user's function, class or module, and of what of the user's code and constants it names, and of
-    what that names; what is among `seen` only once."""
-    thing = inspect.unwrap(thing.__func__ if inspect.ismethod(thing) else thing)
-    module = thing.__name__ if inspect.ismodule(thing) else getattr(thing, "__module__", None) or ""
-    if id(thing) in seen or not _own(module):
-        return
-    seen.add(id(thing))
-    functions = _functions(thing)
+def _own_file(module: str) -> Path | None:
+    """The file of a module that is its user's: not mspd's, no library's."""
     try:
-        yield inspect.getsource(thing)
-    except (OSError, TypeError):  # typed in, not read from a file
-        yield repr([(f.__code__.co_code.hex(), [c for c in f.__code__.co_consts if not isinstance(c, CodeType)])
-                    for f in functions])  # fmt: skip
-    for base in getattr(thing, "__bases__", ()):
-        yield from _code(base, seen)
-    for function in functions:
-        for name in sorted(_read(function.__code__)):
-            value = function.__globals__.get(name)
-            if inspect.isroutine(value) or inspect.isclass(value) or inspect.ismodule(value):
-                yield from _code(value, seen)
-            elif isinstance(value, FIXED):
-                yield f"{name} = {_value(value)}"
+        known = sys.modules.get(module)
+        spec = None if known is not None else importlib.util.find_spec(module)
+        file = getattr(known, "__file__", None) or getattr(spec, "origin", None)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    if module.partition(".")[0] == "mspd" or not str(file).endswith(".py") or not os.path.exists(str(file)):
+        return None
+    return None if os.path.realpath(str(file)).startswith(LIBRARIES) else Path(str(file))
 
 
-def _functions(thing: Any) -> list[FunctionType]:
-    """A function, or those of a class."""
-    members = vars(thing).values() if inspect.isclass(thing) else (thing,)
-    parts = (part for m in members for part in (m, *(getattr(m, name, None) for name in ("__func__", "fget"))))
-    return [part for part in map(_unwrapped, parts) if isinstance(part, FunctionType)]
+def _files(start: str, file: Path) -> dict[str, str]:
+    """The text of the user's module and of those of the user's that it imports anywhere in it, by their names."""
+    found, ahead = dict[str, str](), {start: file}
+    while ahead:
+        name, path = ahead.popitem()
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:  # edited since it was imported
+            tree = ast.Module([], [])
+        found[name] = _lasting(text, tree) if name == "__main__" else text
+        package = getattr(sys.modules.get(name), "__package__", None) or name.rpartition(".")[0]
+        for other in _imported(tree, package):
+            if other not in found and (place := _own_file(other)) is not None:
+                ahead[other] = place
+    return dict(sorted(found.items()))
 
 
-def _unwrapped(part: Any) -> Any:
-    return inspect.unwrap(part) if callable(part) else part
+def _lasting(text: str, tree: ast.Module) -> str:
+    """Of a script what it defines, not what it does: functions, classes, imports, and names of what is not called
+    for."""
+    lines, kept = text.splitlines(), []
+    for node in tree.body:
+        called = any(isinstance(part, ast.Call) for part in ast.walk(node))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Assign | ast.AnnAssign) and not called
+        ):
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+            kept += lines[first - 1 : node.end_lineno]
+    return "\n".join(kept)
 
 
-def _read(code: CodeType) -> set[str]:
-    """The global names that a function reads, but for those that it also writes: these are its notes."""
-    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    steps = list(dis.get_instructions(code))
-    read = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    written = {step.argval for step in steps if step.opname == "STORE_GLOBAL"}
-    return read.union(*map(_read, inner)) - written
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """The modules that a module may import, wherever in it, and their packages; of `from a import b` also a.b, which
+    may be one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: 1 - node.level or None] if node.level else []
+            base = [*above, *([node.module] if node.module else [])]
+            names = [".".join([*base, alias.name]) for alias in node.names]
+        else:
+            continue
+        for parts in (name.split(".") for name in names):
+            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _compiled(code: CodeType) -> str:
+    inner = [_compiled(c) if isinstance(c, CodeType) else _value(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def _reached(start: str) -> list[ModuleType]:
@@ -156,12 +184,14 @@ def _value(value: Any) -> str:
         return f"({', '.join(map(_value, value))})"
     if isinstance(value, nn.Module):
         return model_identity(value)
-    if isinstance(value, partial) or inspect.isroutine(value):
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(map(_value, value))) + "}"
+    if isinstance(value, partial) or inspect.isroutine(value) or inspect.isclass(value):
         return function_identity(value)
     if isinstance(value, str) and value in list_models():
         return f"{value!r} {model_identity(value)[:12]}"
     if isinstance(value, Tensor):
         return hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()}"
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -17,6 +17,7 @@ from torch import Tensor
 from mspd.data.classes import TABLE, class_folders, label_folders, read_table
 from mspd.errors import ImageError, UsageError
 from mspd.images import SUFFIXES
+from mspd.images.metadata import TURNS, find_exif, upright_exif
 
 #: the validation part goes by several names
 SPLITS = {"train": ("train",), "test": ("test", "valid", "validation", "val")}
@@ -82,7 +83,8 @@ def _names_in(source: Path) -> tuple[str, ...]:
         names = head["info"]["features"]["label"]["names"]
     except (LookupError, TypeError, ValueError):
         return ()
-    return tuple(map(str, names))
+    telling = isinstance(names, list) and not all(str(name).isdecimal() for name in names)
+    return tuple(map(str, names)) if telling else ()
 
 
 def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) -> Iterator[tuple[str, bytes, int]]:
@@ -108,13 +110,23 @@ def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) 
     number = 0
     for batch in table.iter_batches(batch_size=1024, columns=[column, "label"]):
         for row in batch.to_pylist():
-            picture, label = row[column], row["label"]
-            entry = picture if isinstance(picture, dict) else {"bytes": picture}
-            if not isinstance(entry.get("bytes"), bytes) or not isinstance(label, int):
-                line = f"{source}: row {number} has no picture or no label"
-                raise UsageError(f"{line}; {column} must hold encoded pictures, label whole numbers")
-            yield entry.get("path") or f"row {number}", entry["bytes"], label
+            entry = row[column] if isinstance(row[column], dict) else {"bytes": row[column]}
+            found = _whole(row["label"])
+            if found is None:
+                line = f"{source}: row {number} has the label {row['label']!r}, which is no whole number"
+                raise UsageError(f"{line}; mend the file or leave the row out")
+            if not isinstance(entry.get("bytes"), bytes):
+                raise UsageError(f"{source}: row {number} has no encoded picture; mend the file or leave the row out")
+            yield entry.get("path") or f"row {number}", entry["bytes"], found
             number += 1
+
+
+def _whole(label: Any) -> int | None:
+    """A label as a number; None for what is none."""
+    try:
+        return int(label) if isinstance(label, str) or int(label) == label else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -150,7 +162,8 @@ def load(
             if image.mode.startswith(("I", "F")):
                 line = f"{root}: {name} has more than 8 bits a channel"
                 raise ImageError(f"{line}; convert it to 8 bits, or remove it")
-            image = ImageOps.exif_transpose(image).convert("RGB")
+            turn = 1 if image.format == "TIFF" else upright_exif(find_exif(image.info))[0]  # Pillow turns a TIFF itself
+            image = (image.transpose(TURNS[turn]) if turn != 1 else image).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"{root}: {name} cannot be read as a picture; remove it or get it again") from error
         side = size or image.size[0]

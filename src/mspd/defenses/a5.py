@@ -34,7 +34,7 @@ def a5(
     every defence is called alike. A grey picture takes the mean over the channels. UsageError for norm "L2", else
     errors as in `mcgs`.
     """
-    check_arguments("defences", x, y, eps, norm, generator)
+    check_arguments("defences", x, y, eps, norm, generator, gradients=False)
     if norm != "Linf":
         raise UsageError("a5 perturbs in Linf only: use norm='Linf'")
     make = network or load_model(WEIGHTS, x.device)

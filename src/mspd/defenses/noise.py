@@ -36,5 +36,5 @@ def uniform(
 
 
 def _checked(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator) -> list[torch.Generator]:
-    check_arguments("defences", x, y, eps, norm, generator)
+    check_arguments("defences", x, y, eps, norm, generator, gradients=False)
     return image_generators(x, generator)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from mspd.errors import InputError
@@ -28,15 +28,17 @@ def protect_tensor(protector: Protector, image: Tensor, seed: int) -> Tensor:
 
 
 def protect_image(protector: Protector, image: Image.Image, seed: int) -> Image.Image:
-    """A picture of Pillow with 8 bits a channel, grey or RGB, turned as its EXIF says; transparency is kept."""
-    image = ImageOps.exif_transpose(image)
+    """A picture of Pillow with 8 bits a channel, grey or RGB. Transparency is kept, and `info`, what Pillow knows of
+    the picture: EXIF with the orientation, for one."""
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"a picture of mode {image.mode}: convert it to RGB or L first")
     array = np.asarray(image).reshape(image.height, image.width, -1)
     colours = array.shape[2] - (array.shape[2] in (2, 4))
     pixels, _, _ = protector.protect_pixels(np.ascontiguousarray(array[:, :, :colours]), seed=seed)
     whole = np.concatenate((pixels, array[:, :, colours:]), axis=2)
-    return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
+    protected = Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
+    protected.info = dict(image.info)
+    return protected
 
 
 def loaded(protector: Protector | str) -> Protector:
