@@ -957,7 +957,9 @@ def identities_of(folder: Path, main: bool, monkeypatch: pytest.MonkeyPatch) -> 
         else:
             own = importlib.import_module("own")
         try:
-            return function_identity(own.defense), model_identity(own.Net())
+            found = function_identity(own.defense), model_identity(own.Net())
+            assert "own_other" not in sys.modules, "what a function imports when it is called is not imported for this"
+            return found
         finally:
             for name in [name for name in sys.modules if name.startswith("own")]:
                 del sys.modules[name]

@@ -98,16 +98,18 @@ def _source(owner: Any) -> str:
 
 
 def _own_file(module: str) -> Path | None:
-    """The file of a module that is its user's: not mspd's, no library's."""
-    try:
-        known = sys.modules.get(module)
-        spec = None if known is not None else importlib.util.find_spec(module)
-        file = getattr(known, "__file__", None) or getattr(spec, "origin", None)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    if module.partition(".")[0] == "mspd" or not str(file).endswith(".py") or not os.path.exists(str(file)):
-        return None
-    return None if os.path.realpath(str(file)).startswith(LIBRARIES) else Path(str(file))
+    """The file of a module that is its user's: not mspd's, no library's. What is not imported yet is not imported."""
+    parent, _, name = module.rpartition(".")
+    places: list[Any] = [getattr(sys.modules.get(module), "__file__", None)]
+    if module not in sys.modules and parent:
+        above = _own_file(parent)
+        if above is not None and above.name == "__init__.py":
+            places = [above.with_name(f"{name}.py"), above.parent / name / "__init__.py"]
+    elif module not in sys.modules:
+        places = [getattr(importlib.util.find_spec(module), "origin", None)] if module else []
+    files = [Path(place) for place in places if str(place).endswith(".py") and os.path.exists(place)]
+    own = files and module.partition(".")[0] != "mspd" and not os.path.realpath(files[0]).startswith(LIBRARIES)
+    return files[0] if own else None
 
 
 def _files(start: str, file: Path) -> dict[str, str]:
