@@ -80,7 +80,7 @@ def evaluate(
     the verdict is always the model's own.
 
     UsageError and InputError for what lies outside the contract; a warning (UserWarning) for a model with random
-    outputs or without gradients.
+    outputs, without gradients, or whose answers depend on the other images of a batch.
     """
     check_images(x)
     check_labels(y, len(x), soft=False)

@@ -261,7 +261,8 @@ def check_mode(model: nn.Module, name: str) -> None:
 
 def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
     """What a measurement needs of a model, tried on a few images x (B, C, H, W) with labels y: finite logits that fit
-    the labels, else InputError; a warning for random outputs and for gradients that are zero."""
+    the labels, else InputError; a warning for random outputs, for outputs that depend on the other images of the batch,
+    and for gradients that are zero."""
     of, name = f"{name}: " if name else "", name or "the model"
     with eval_mode(model), seeded(0, x.device), torch.enable_grad():
         z = x.detach().clone().requires_grad_(True)

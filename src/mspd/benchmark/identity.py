@@ -26,7 +26,7 @@ from mspd.models.files import checksum
 
 #: where Python and the libraries lie
 LIBRARIES = tuple(
-    os.path.realpath(path)
+    os.path.normcase(os.path.realpath(path))
     for path in (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
                  *site.getsitepackages(), site.getusersitepackages())
 )  # fmt: skip
@@ -108,7 +108,11 @@ def _own_file(module: str) -> Path | None:
     elif module not in sys.modules:
         places = [getattr(importlib.util.find_spec(module), "origin", None)] if module else []
     files = [Path(place) for place in places if str(place).endswith(".py") and os.path.exists(place)]
-    own = files and module.partition(".")[0] != "mspd" and not os.path.realpath(files[0]).startswith(LIBRARIES)
+    own = (
+        files
+        and module.partition(".")[0] != "mspd"
+        and not os.path.normcase(os.path.realpath(files[0])).startswith(LIBRARIES)
+    )
     return files[0] if own else None
 
 
