@@ -173,6 +173,10 @@ def test_the_map_function_travels_light(tiny: str) -> None:
     again = pickle.loads(sent)(example)
     assert np.array_equal(np.asarray(again["picture"]), np.asarray(first["picture"]))
     assert set(again) == {"picture"}
+    with pytest.raises(UsageError, match="no column 'picture', only 'image', 'label': name the pictures' column"):
+        function({"image": example["picture"], "label": 1})
+    with pytest.raises(InputError, match="a NoneType in place of a picture: pass one of Pillow"):
+        function({"picture": None})
 
 
 # ---------------------------------------------------------------- ART, foolbox

@@ -3,6 +3,7 @@
 from functools import cached_property
 from typing import Any
 
+from mspd.errors import UsageError
 from mspd.pipelines.pixels import protect_image
 from mspd.protector import Protector
 
@@ -30,6 +31,10 @@ class ProtectColumn:
         return Protector(self.preset, device=self.device)
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        if self.column not in example:
+            raise UsageError(
+                f"no column {self.column!r}, only {', '.join(map(repr, example))}: name the pictures' column"
+            )
         value = example[self.column]
         if isinstance(value, list):
             return {self.column: [protect_image(self.protector, picture, self.seed) for picture in value]}

@@ -30,6 +30,8 @@ def protect_tensor(protector: Protector, image: Tensor, seed: int) -> Tensor:
 def protect_image(protector: Protector, image: Image.Image, seed: int) -> Image.Image:
     """A picture of Pillow with 8 bits a channel, grey or RGB. Transparency is kept, and `info`, what Pillow knows of
     the picture: EXIF with the orientation, for one."""
+    if not isinstance(image, Image.Image):
+        raise InputError(f"a {type(image).__name__} in place of a picture: pass one of Pillow")
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"a picture of mode {image.mode}: convert it to RGB or L first")
     array = np.asarray(image).reshape(image.height, image.width, -1)
