@@ -371,7 +371,7 @@ def test_standings_average_over_targets_and_share_pictures() -> None:
         board_cell("ours", "t", "0000", treatment="white"),
         board_cell("ours", "t", "000000", labels="truth"),
     ]
-    first, second = standings(cells)
+    first, second = standings(cells, "b")
     assert (first.defense, first.targets, first.n) == ("ours", 2, 4)
     assert first.robust == pytest.approx(100 * (3 + 1) / 8)
     assert first.least == ("u", pytest.approx(25.0))
@@ -380,6 +380,22 @@ def test_standings_average_over_targets_and_share_pictures() -> None:
     assert (second.defense, second.targets, second.robust) == ("better on one target", 1, pytest.approx(75.0))
     half = 1.96 * (0.75 * 0.25 / 4) ** 0.5 * 100
     assert second.interval == pytest.approx((75 - half, 75 + half))
+
+
+def test_standings_beside_mcgs_on_the_same_pictures() -> None:
+    """A defence that was measured on the kinder first pictures alone is not ahead for that."""
+    cells = [
+        board_cell("none", "t", "00000000"),
+        board_cell("MCGS", "t", "11100000"),
+        board_cell("short", "t", "1100"),
+        board_cell("better", "t", "1111"),
+        board_cell("elsewhere", "u", "1000"),
+        board_cell("none", "u", "0000"),
+    ]
+    places = [(s.defense, s.n, s.robust, s.ours) for s in standings(cells, "b")]
+    assert places == [
+        ("better", 4, 100.0, 75.0), ("MCGS", 8, 37.5, 37.5), ("short", 4, 50.0, 75.0), ("elsewhere", 4, 25.0, None),
+    ]  # fmt: skip
 
 
 def test_leaderboard_from_files(

@@ -75,14 +75,15 @@ def numbers_above(claim: str, high: float | None, low: float | None, form: str =
     return Ordering(claim, high > low, f"{high:{form}} against {low:{form}}")
 
 
-def percent(found: Field | None, what: str, paper: float | None) -> str:
-    """ "58.5 [54.2, 62.7] / 86.3": measured, its interval, the paper's."""
+def percent(found: Field | None, what: str, paper: float | None, *, of: int | None = None) -> str:
+    """ "58.5 [54.2, 62.7] / 86.3": measured, its interval, the paper's; of fewer pictures than `of` with their n."""
     if found is None:
         measured = NOTHING
     else:
         values = found.json()
         low, high = values[f"{what}_interval"]
-        measured = f"{values[what] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
+        few = f", n = {len(found)}" if of is not None and len(found) < of else ""
+        measured = f"{values[what] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]{few}"
     return f"{measured} / {NOTHING if paper is None else f'{paper:.1f}'}"
 
 

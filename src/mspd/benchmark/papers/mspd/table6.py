@@ -66,7 +66,8 @@ def report(found: Found, tier: Tier) -> Report:
                       for what, values in zip(("clean", "AutoAttack"), published, strict=True)}  # fmt: skip
         rows.append([model, target, "clean", *(percent(clean[c], "clean", paper["clean"][c]) for c in columns)])
         for attack in ATTACKS:
-            cells = (percent(fields[attack, c], "robust", paper[attack][c]) for c in columns)
+            of = tier.n_strong if attack == "AutoAttack" else None
+            cells = (percent(fields[attack, c], "robust", paper[attack][c], of=of) for c in columns)
             rows.append(["", "", attack, *cells])
         for column in columns:
             if column not in ("DiffPure", "Ours"):
@@ -91,7 +92,8 @@ def report(found: Found, tier: Tier) -> Report:
     remarks = [f"No model of this tier stands for {', '.join(missing)}."] if missing else []
     remarks.append(
         f"PGD, and clean beside it: the first {tier.n_wide} pictures; AutoAttack, and all of UnAdv and Bi-Level with "
-        f"{tier.epochs} epochs: the first {tier.n_strong}. An ordering compares the pictures that both have."
+        f"{tier.epochs} epochs: the first {tier.n_strong}, or as many as the cell says. An ordering compares the "
+        "pictures that both have."
     )
     return Report(["paper's model", "here", "", *columns], rows, orderings, remarks)
 
