@@ -28,3 +28,8 @@ class ImageError(MspdError):
 
 class WeightsError(MspdError):
     """A weight file that is missing, corrupted, or of another format."""
+
+
+def first_line(error: Exception) -> str:
+    """What foreign code raised, in a line: its message's first, or what it is."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.ball import check_norm, length_of
-from mspd.errors import InputError, MspdError, UsageError
+from mspd.errors import InputError, MspdError, UsageError, first_line
 from mspd.objectives import cross_entropy
 
 
@@ -268,23 +268,24 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
         z = x.detach().clone().requires_grad_(True)
         try:
             logits, again = model(z), model(z)
-            half = model(z[: len(z) // 2]) if len(z) > 1 else logits
+            part = model(z[: (len(z) + 1) // 2])
         except (MspdError, MemoryError):
             raise
         except Exception as error:  # a model can fail in any way
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             form = "[0, 1] images" if x.shape[1] == 3 else "x.expand(-1, 3, -1, -1), grey in three channels"
-            raise InputError(f"{name} does not take images {tuple(x.shape)} ({reason}): pass {form}") from error
+            raise InputError(
+                f"{name} does not take images {tuple(x.shape)} ({first_line(error)}): pass {form}"
+            ) from error
         check_output(logits, name)
         try:
             check_logits(logits.detach(), y)
-            check_logits(half.detach(), y[: len(half)] if len(z) == 1 else y[: len(z) // 2])
+            check_logits(part.detach(), y[: (len(z) + 1) // 2])
         except InputError as error:
             raise InputError(f"{of}{error}") from error
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4):
             message = f"{name} answers the same images differently when asked twice: its accuracy depends on the seed"
             warnings.warn(f"{message}; attack it with autoattack version='rand' or bpda_eot", stacklevel=2)
-        elif not torch.allclose(half, logits[: len(half)], rtol=1e-3, atol=1e-3):
+        elif not torch.allclose(part, logits[: len(part)], rtol=1e-3, atol=1e-3):
             message = f"{name} answers an image differently in another batch: verdicts depend on how images are grouped"
             warnings.warn(f"{message}; does it normalise with the batch's own statistics?", stacklevel=2)
         gradient = None

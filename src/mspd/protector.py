@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses.mcgs import mcgs
-from mspd.errors import InputError, MspdError, UsageError
+from mspd.errors import InputError, MspdError, UsageError, first_line
 from mspd.guard import (
     check_counts,
     check_eps,
@@ -141,8 +141,7 @@ class Protector:
         except (MspdError, MemoryError):
             raise
         except Exception as error:  # a model can fail in any way
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            line = f"backbone: it does not take images {tuple(x.shape)} ({reason})"
+            line = f"backbone: it does not take images {tuple(x.shape)} ({first_line(error)})"
             raise InputError(f"{line}: pass a model of float32 images in [0, 1]") from error
         check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device))
         count = logits.shape[1]

@@ -14,8 +14,8 @@ from torch.fx import GraphModule, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
-from mspd.errors import InputError
-from mspd.guard import check_logits, check_module, check_output, gradient_of, no_autocast
+from mspd.errors import InputError, first_line
+from mspd.guard import check_logits, check_module, gradient_of, no_autocast
 from mspd.objectives import cross_entropy
 
 #: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
@@ -84,8 +84,9 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
     try:
         net = copy.deepcopy(model).eval().requires_grad_(False)
     except Exception as error:  # a module of foreign code can refuse in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the model cannot be copied ({reason}): pass one that copy.deepcopy takes") from error
+        raise InputError(
+            f"the model cannot be copied ({first_line(error)}): pass one that copy.deepcopy takes"
+        ) from error
     if all(map(_traceable, net.modules())):
         net = _fold(net)
         for name, module in list(net.named_modules()):
@@ -178,7 +179,6 @@ def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
         logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
-        check_output(logits)
         if check:
             check_logits(logits, y)
         return gradient_of(cross_entropy(logits.float(), y).sum(), z, check=check)

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from mspd import images
-from mspd.errors import ImageError, MspdError, UsageError
+from mspd.errors import ImageError, MspdError, UsageError, first_line
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _one_line(where: object) -> Iterator[None]:
     except FileExistsError as error:
         raise ImageError(f"{where}: already exists; choose another output or remove it first") from error
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ImageError(f"{where}: {reason}; check the address and your access to it") from error
+        raise ImageError(f"{where}: {first_line(error)}; check the address and your access to it") from error
 
 
 def store_of(address: Address) -> tuple[Any, str]:

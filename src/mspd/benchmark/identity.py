@@ -51,7 +51,9 @@ def model_identity(item: str | Path | nn.Module) -> str:
         if key != "training"
     }
     kinds = {type(module) for module in item.modules()}
-    code = sorted({_source(kind) for kind in kinds if _own_file(kind.__module__) or kind.__module__ == "__main__"})
+    places = {kind: _own_file(kind.__module__) for kind in kinds}
+    own = {place or kind: kind for kind, place in places.items() if place or kind.__module__ == "__main__"}
+    code = sorted({_source(kind) for kind in own.values()})  # once a file
     return checksum(item, f"{type(item).__name__} {item!r} {settings}{''.join(code)}")
 
 

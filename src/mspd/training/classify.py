@@ -28,7 +28,7 @@ class Classify:
         self.name = f"adversarial ({METHODS[recipe.method]})" if recipe.eps else "standard"
         attack = {"n-fgsm": 2, "pgd": 2 * recipe.steps, "trades": 2 * recipe.steps + 4}[recipe.method]
         self.passes = 3 + (attack if recipe.eps else 0)
-        self.targets = _targets(recipe, training, device)
+        self.targets = _targets(recipe, training)
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return (x,)
@@ -84,7 +84,7 @@ def evaluate_plain(model: nn.Module, data: ImageSet, *, eps: float, n: int = 100
     }
 
 
-def _targets(recipe: Recipe, training: ImageSet, device: torch.device) -> Tensor:
+def _targets(recipe: Recipe, training: ImageSet) -> Tensor:
     """Soft labels (N, K) on the CPU: smoothed one-hot rows."""
     num_classes = len(training.classes)
     targets = F.one_hot(training.labels, num_classes).float()

@@ -26,7 +26,7 @@ from mspd.guard import number
 from mspd.presets import PRESETS, Preset, get_preset
 from mspd.protector import pick_device
 from mspd.verify import Verification
-from mspd.web.desk import Desk, Work
+from mspd.web.desk import Desk, Job
 from mspd.web.door import Door, Limits, refusal
 from mspd.web.meter import Counts, Meter
 
@@ -117,7 +117,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
         budget = get_preset(preset).eps if eps is None else number(eps)
         data, name = await picture.read(), _name(picture)
 
-        def work(job: Work) -> tuple[bytes, dict[str, Any]]:
+        def work(job: Job) -> tuple[bytes, dict[str, Any]]:
             protector = desk.models(preset, job).protector.with_eps(budget)
             job.reach("protecting")
             copy, report = protector.protect_picture(decode(data, name), f"{Path(name).stem}.protected.png", seed=seed)
@@ -141,7 +141,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
         get_preset(preset)
         files = [(await upload.read(), _name(upload)) for upload in (original, protected)]
 
-        def work(job: Work) -> Verification:
+        def work(job: Job) -> Verification:
             verifier = desk.models(preset, job)
             job.reach("attacking")
             before, after = (decode(*file) for file in files)

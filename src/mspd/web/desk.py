@@ -26,7 +26,7 @@ class StoppedError(MspdError):
 
 
 @dataclass
-class Work:
+class Job:
     """What a request's work is doing, for whoever asks, and whether it should go on. `of` is 0 while unknown."""
 
     seconds: float
@@ -52,7 +52,7 @@ class Work:
             raise StoppedError(f"took longer than {self.seconds:g} seconds; send a smaller picture")
 
 
-_current: ContextVar[Work | None] = ContextVar("job", default=None)
+_current: ContextVar[Job | None] = ContextVar("job", default=None)
 
 
 def _check_current(*_: object) -> None:
@@ -68,11 +68,11 @@ class Desk:
         self.seconds = seconds
         self.device = device
         self.under_way = 0
-        self.jobs: dict[str, Work] = {}
+        self.jobs: dict[str, Job] = {}
         self.verifiers: dict[str, Verifier] = {}
         self.turn = anyio.CapacityLimiter(1)
 
-    def models(self, preset: str, job: Work) -> Verifier:
+    def models(self, preset: str, job: Job) -> Verifier:
         """The verifier of a preset, which has its protector, too: loaded once. To be called at the desk."""
         if preset not in self.verifiers:
             job.reach("loading")
@@ -83,12 +83,12 @@ class Desk:
             self.verifiers[preset] = verifier
         return self.verifiers[preset]
 
-    async def run(self, request: Request, work: Callable[[Work], T], name: str | None) -> T:
+    async def run(self, request: Request, work: Callable[[Job], T], name: str | None) -> T:
         """work(job) in a thread, when it is its turn; `jobs` has it under `name` meanwhile. StoppedError when the
         client hangs up or the time is used up."""
         if name in self.jobs:
             raise HTTPException(409, f"a job {name} is under way; choose another name")
-        job = Work(self.seconds)
+        job = Job(self.seconds)
         if name is not None:
             self.jobs[name] = job
         self.under_way += 1
@@ -99,7 +99,7 @@ class Desk:
             if name is not None:
                 del self.jobs[name]
 
-    async def _run(self, request: Request, work: Callable[[Work], T], job: Work) -> T:
+    async def _run(self, request: Request, work: Callable[[Job], T], job: Job) -> T:
         outcome: list[T] = []
         failure: list[Exception] = []
 
