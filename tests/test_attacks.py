@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd import evaluate
-from mspd.attacks import bpda_eot, pgd
+from mspd.attacks import bpda_eot, pgd, smallest_eps
 from mspd.errors import InputError, UsageError
 from mspd.models import build
 from mspd.objectives import cross_entropy
@@ -109,6 +109,32 @@ def test_linear_model_l2_reaches_the_optimum(label: int) -> None:
     best = -eps * float(model.w.detach().norm())
     assert torch.allclose(reached, torch.full((2,), best), rtol=0.02)
     assert bool((reached >= best * (1 + 1e-5)).all())
+
+
+def test_smallest_eps_is_the_known_one() -> None:
+    """On a plane the lead is lost at score / sum |w|; the search ends within its last halving above that."""
+    model = Plane()
+    shares = torch.tensor([0.02, 0.1, 0.19, -0.05, 0.4])  # how far beyond the border each image is, in budgets
+    x = 0.5 + shares.view(-1, 1, 1, 1) * model.w.detach().sign()
+    found = smallest_eps(model, x, torch.zeros(5, dtype=torch.long), largest=0.3, generator=g(), rounds=6)
+    assert found[3:].tolist() == [0, torch.inf]
+    assert bool((found[:3] >= shares[:3] * (1 - 1e-4)).all())
+    assert bool((found[:3] <= shares[:3] + 0.3 / 2**6 + 1e-4).all())
+    assert smallest_eps(model, x[3:4], torch.zeros(1, dtype=torch.long), largest=0.3, generator=g()).tolist() == [0]
+
+
+def test_smallest_eps_of_an_image_is_what_pgd_says_of_it_alone(network: nn.Module) -> None:
+    x = images()
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    found = smallest_eps(network, x, y, largest=0.1, generator=g(), rounds=5)
+    assert len(set(found.tolist())) > 1
+    for index, eps in enumerate(found.tolist()):
+        one, label = x[[index]], y[[index]]
+        assert smallest_eps(network, one, label, largest=0.1, generator=g(), rounds=5).tolist() == [eps]
+        with torch.no_grad():
+            assert network(pgd(network, one, label, eps=eps, generator=g())).argmax(1) != label
+            assert network(pgd(network, one, label, eps=eps - 0.1 / 2**5, generator=g())).argmax(1) == label
 
 
 def test_model_is_left_as_found(network: nn.Module) -> None:

@@ -217,8 +217,7 @@ def test_unchanged_picture_has_no_psnr(call: Call, tmp_path: Path, monkeypatch: 
     assert '"psnr": null' in (tmp_path / "r.jsonl").read_text()
 
 
-def test_verify(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["mspd.verify"], "BISECTIONS", 1)
+def test_verify(call: Call, tmp_path: Path) -> None:
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
     code, out, err = call("verify", a, b, *QUICK)
     assert (code, err) == (0, "")
@@ -249,8 +248,8 @@ def test_verify_says_when_the_help_is_not_enough(
     remark: str,
 ) -> None:
     survives = dict.fromkeys(("2/255", "4/255", "8/255"), False)
-    readings = iter([Reading("x", breaks, survives, margin) for breaks, margin in 6 * (before, after)])
-    monkeypatch.setattr(Verifier, "read", lambda *_: next(readings))
+    readings = 3 * [Reading("x", breaks, survives, margin) for breaks, margin in (before, after)]
+    monkeypatch.setattr(Verifier, "read", lambda *_: readings)
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
     code, out, err = call("verify", a, b, *QUICK)
     label = out.splitlines()[0].removeprefix("label: ").rpartition(" (")[0]
@@ -261,7 +260,6 @@ def test_verify_says_when_the_help_is_not_enough(
 
 
 def test_verify_says_when_the_pictures_are_not_one(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["mspd.verify"], "BISECTIONS", 1)
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", 1)
     before, after = (images.read(path).pixels.astype(int) for path in (a, b))
     average = np.abs(before - after).mean()

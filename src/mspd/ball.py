@@ -1,6 +1,7 @@
 """Geometry, written once: random points, steps and projections of the Linf and the L2 ball.
 
-All functions take (B, C, H, W) tensors and change nothing in place. `eps` is a length in [0, 1] units.
+All functions take (B, C, H, W) tensors and change nothing in place. `eps` is a length in [0, 1] units; where a Tensor
+is taken, it may be one an image, (B, 1, 1, 1).
 """
 
 import hashlib
@@ -44,7 +45,9 @@ def image_generators(x: Tensor, generator: torch.Generator) -> list[torch.Genera
     return generators
 
 
-def random_offsets(shape: Sequence[int], eps: float, norm: str, generators: Sequence[torch.Generator]) -> Tensor:
+def random_offsets(
+    shape: Sequence[int], eps: float | Tensor, norm: str, generators: Sequence[torch.Generator]
+) -> Tensor:
     """Random starts: (len(generators), *shape), each image's from its own generator, float32 on the CPU.
 
     The last three of `shape` are (C, H, W); what stands before counts draws of an image. Linf: uniform in the box.
@@ -52,24 +55,24 @@ def random_offsets(shape: Sequence[int], eps: float, norm: str, generators: Sequ
     """
     check_norm(norm)
     if norm == "Linf":
-        shares = [torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators]
-        return torch.stack(shares).mul_(2 * eps).sub_(eps)
-    drawn = []
+        shares = torch.stack([torch.rand(*shape, generator=g, dtype=torch.float32) for g in generators])
+        return shares.mul_(2 * eps).sub_(eps)
+    directions, radii = [], []
     for g in generators:
         direction = torch.randn(*shape, generator=g, dtype=torch.float32)
-        radius = torch.rand(*shape[:-3], 1, 1, 1, generator=g, dtype=torch.float32) * eps
+        radii.append(torch.rand(*shape[:-3], 1, 1, 1, generator=g, dtype=torch.float32))
         length = direction.flatten(-3).norm(dim=-1).clamp_min(1e-12)[..., None, None, None]
-        drawn.append(direction / length * radius)
-    return torch.stack(drawn)
+        directions.append(direction / length)
+    return torch.stack(directions).mul_(torch.stack(radii) * eps)
 
 
-def step(gradient: Tensor, size: float, norm: str) -> Tensor:
+def step(gradient: Tensor, size: float | Tensor, norm: str) -> Tensor:
     """Steepest-ascent step of length `size`: the gradient's sign (Linf) or its direction (L2)."""
     check_norm(norm)
     return size * (gradient.sign() if norm == "Linf" else gradient / _divisor(gradient))
 
 
-def project(z: Tensor, centre: Tensor, eps: float, norm: str) -> Tensor:
+def project(z: Tensor, centre: Tensor, eps: float | Tensor, norm: str) -> Tensor:
     """Nearest point of the ball around `centre` (L2: along the ray to the centre), then of [0, 1].
 
     Clipping to [0, 1] never leaves the ball when the centre is in [0, 1].

@@ -1,6 +1,7 @@
 """Does this protected file help? Measured on robust models that the defence never saw."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from mspd import images
-from mspd.attacks.pgd import pgd
+from mspd.attacks.common import logits_of
+from mspd.attacks.pgd import pgd, smallest_eps
 from mspd.errors import ImageError
 from mspd.guard import check_seed
 from mspd.models import card_of, load_model
@@ -27,7 +29,6 @@ from mspd.smoothing import prepare
 #: chance lies so many of their standard deviations above their mean, and is no less than so many logits
 CONTROLS, DEVIATIONS, LEAST = 16, 4, 0.03
 LARGEST_EPS = 32 / 255
-BISECTIONS = 7
 JPEG = 75
 #: grey levels: no protection moves a pixel so far; its JPEG may, but not by so many of the preset's budgets on average
 FAR, FOREIGN = 64, 3
@@ -90,25 +91,6 @@ def half(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return resized.reshape(*resized.shape[:2], pixels.shape[2])
 
 
-def smallest_eps(model: torch.nn.Module, x: Tensor, y: Tensor, seed: int) -> float | None:
-    """The smallest PGD-20 budget that changes the label of one image x (1, C, H, W), by bisection; None if none."""
-
-    def holds(eps: float) -> bool:
-        x_adv = pgd(model, x, y, eps=eps, generator=torch.Generator().manual_seed(seed))
-        return float(margin(model(x_adv), y)) < 0
-
-    with torch.no_grad():
-        if float(margin(model(x), y)) >= 0:
-            return 0.0
-    low, high = 0.0, LARGEST_EPS
-    if holds(high):
-        return None
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return high
-
-
 def remark(label: str, targets: list[TargetResult]) -> str:
     """What a verdict of "helps" hides: a lead can grow and still be no lead. Empty when some target holds the label."""
     if all(t.original.breaks_at == t.protected.breaks_at == 0 for t in targets):
@@ -157,15 +139,27 @@ class Verifier:
         growth = margins[1:] - margins[0]
         return max(LEAST, float(growth.mean() + DEVIATIONS * growth.std()))
 
-    def read(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> Reading:
-        """One target's reading of pixels (H, W, C); see `Reading`."""
-        model, x, y = self.targets[target], self._view(pixels), torch.tensor([label], device=self.protector.device)
-        with torch.no_grad():
-            prediction = self.classes[target][int(model(x).argmax())]
-        breaks = smallest_eps(model, x, y, seed)
-        grey = None if breaks is None else round(breaks * 255, 2)
-        survives = {f"{m}/255": grey is None or grey > m for m in (1, 2, 4, 8, 16)}
-        return Reading(prediction, grey, survives, round(self.attacked_margin(target, pixels, label, seed), 3))
+    def read(self, target: str, versions: Sequence[NDArray[np.uint8]], label: int, seed: int = 0) -> list[Reading]:
+        """One target's reading of each version of a picture, pixels (H, W, C); see `Reading`. Versions of one shape are
+        attacked side by side."""
+        model, views = self.targets[target], [self._view(pixels) for pixels in versions]
+        readings: dict[int, Reading] = {}
+        for shape in dict.fromkeys(x.shape for x in views):
+            places = [index for index, x in enumerate(views) if x.shape == shape]
+            x = torch.cat([views[index] for index in places])
+            y = torch.full((len(x),), label, device=x.device)
+            predictions = logits_of(model, x).argmax(1).tolist()
+            generator = torch.Generator().manual_seed(seed)
+            breaks = smallest_eps(model, x, y, largest=LARGEST_EPS, generator=generator).mul(255).tolist()
+            margins = self._attacked_margins(target, x, label, seed).tolist()
+            for index, best, grey, lead in zip(places, predictions, breaks, margins, strict=True):
+                readings[index] = Reading(
+                    prediction=self.classes[target][best],
+                    breaks_at=round(grey, 2) if math.isfinite(grey) else None,
+                    survives={f"{m}/255": grey > m for m in (1, 2, 4, 8, 16)},
+                    margin=round(lead, 3),
+                )
+        return [readings[index] for index in range(len(views))]
 
     def _view(self, pixels: NDArray[np.uint8]) -> Tensor:
         native = native_size(pixels.shape[0], pixels.shape[1], self.preset.size)
@@ -183,7 +177,7 @@ class Verifier:
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Verification:
-        """The same for decoded files. `progress` is called after each reading with how many are done, of how many."""
+        """The same for decoded files. `progress` is called after each target with how many are done, of how many."""
         check_seed(seed)
         before, after = original.pixels, protected.pixels
         if before.shape[:2] != after.shape[:2]:
@@ -200,12 +194,9 @@ class Verifier:
         versions = [pixels for pair in pairs for pixels in pair]
         results: list[TargetResult] = []
         for name in self.targets:
-            readings = []
-            for pixels in versions:
-                readings.append(self.read(name, pixels, label, seed))
-                if progress is not None:
-                    progress(len(results) * len(versions) + len(readings), len(self.targets) * len(versions))
-            results.append(TargetResult(name, *readings))
+            results.append(TargetResult(name, *self.read(name, versions, label, seed)))
+            if progress is not None:
+                progress(len(results), len(self.targets))
         gains = [
             sum(getattr(r, a).margin - getattr(r, b).margin for r in results) / len(results)
             for a, b in (

@@ -11,7 +11,7 @@ from mspd.attacks.cw import cw, cw_pgd
 from mspd.attacks.decowa import decowa
 from mspd.attacks.fab import fab_t
 from mspd.attacks.mcg import mcg
-from mspd.attacks.pgd import pgd
+from mspd.attacks.pgd import pgd, smallest_eps
 from mspd.attacks.rays import rays
 from mspd.attacks.square import square
 
@@ -32,5 +32,5 @@ ATTACKS: dict[str, Callable[..., Tensor]] = {
 
 __all__ = [
     "ATTACKS", "apgd", "apgd_t", "autoattack", "bpda_eot", "cw", "cw_pgd", "decowa", "fab_t", "mcg", "pgd", "rays",
-    "square",
+    "smallest_eps", "square",
 ]  # fmt: skip
