@@ -6,8 +6,8 @@ PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint ci/
 demo: .venv
 	$(PIP) .
 	rm -rf demo
-	.venv/bin/mspd protect examples/cat.png -o demo/cat.png
-	.venv/bin/mspd verify examples/cat.png demo/cat.png
+	.venv/bin/mspd protect examples/bee.jpg -o demo/bee.png
+	.venv/bin/mspd verify examples/bee.jpg demo/bee.png
 
 # so that the tests skip nothing: the libraries behind the optional extras, and the static page (needs Node and npm)
 extras: .venv

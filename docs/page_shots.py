@@ -51,7 +51,7 @@ def main() -> None:
         wait = WebDriverWait(driver, 900)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "html[data-ready]"))
         files = driver.find_element(By.ID, "files")
-        files.send_keys(f"{ROOT / 'examples' / 'cat.png'}\n{broken}")
+        files.send_keys(f"{ROOT / 'examples' / 'bee.jpg'}\n{broken}")
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".picture.done, .picture.failed")) == 2)
         driver.find_element(By.CSS_SELECTOR, ".done .check summary").click()
         driver.find_element(By.CSS_SELECTOR, ".done .start").click()

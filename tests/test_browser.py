@@ -219,14 +219,14 @@ def until(condition: Any, seconds: float) -> Any:
 @pytest.mark.parametrize("place", PLACES)
 def test_page(site: http.server.ThreadingHTTPServer, browser: Any, place: str, tmp_path: Path) -> None:
     """Offline after load, the page protects photos of several shapes; its PNGs equal PyTorch's at equal noise."""
-    with Image.open(ROOT / "examples" / "cat.png") as cat:
-        cat = cat.convert("RGB")
-        tall = cat.crop((0, 0, cat.width * 2 // 5, cat.height)).resize((333, 1111))
-        pictures = {"wide": cat, "tall": tall, "small": cat.resize((50, 40)), "large": cat.resize((2400, 1700))}
+    with Image.open(ROOT / "examples" / "bee.jpg") as example:
+        bee = example.convert("RGB").resize((451, 300))
+    tall = bee.crop((0, 0, bee.width * 2 // 5, bee.height)).resize((333, 1111))
+    pictures = {"wide": bee, "tall": tall, "small": bee.resize((50, 40)), "large": bee.resize((2400, 1700))}
     for name, picture in pictures.items():
         picture.save(tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "wide.png").read_bytes()[:5000])
-    cat.convert("RGBA").rotate(45).save(tmp_path / "clear.png")
+    bee.convert("RGBA").rotate(45).save(tmp_path / "clear.png")
 
     started = time.monotonic()
     browser.get(f"http://127.0.0.1:{site.server_address[1]}/?on={place}")

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 import mspd
+from mspd import images
 from mspd.cli import main
 from mspd.data import load
 from mspd.evaluation import predict
 from mspd.models import card_of
 from mspd.training.classify import METHODS
+from mspd.verify import Verifier
 
 FOLDERS = {"CIFAR-10": "cifar10", "Tiny-ImageNet-100": "tiny-imagenet-100"}
-CAT = Path(__file__).parents[1] / "examples" / "cat.png"
+BEE = Path(__file__).parents[1] / "examples" / "bee.jpg"
 
 
 CLASSIFIERS = [name for name in mspd.list_models() if "clean_acc" in card_of(name)]
@@ -92,16 +94,26 @@ def test_verify_tells_protection_from_noise(data: Path, tmp_path: Path) -> None:
 
 
 def test_verify_says_no_effect_of_a_plain_copy(tmp_path: Path) -> None:
-    copy = tmp_path / "copy.png"
-    copy.write_bytes(CAT.read_bytes())
-    assert mspd.verify(CAT, copy).verdict == "no effect"
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(BEE.read_bytes())
+    assert mspd.verify(BEE, copy).verdict == "no effect"
 
 
-def test_the_example_is_read_as_a_cat(
+def test_the_example_holds_where_it_broke(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["mspd", "protect", str(CAT), "-o", str(tmp_path / "cat.png")])
+    """What `make demo` shows: two targets lose the original under 8/255 and hold the protected copy."""
+    monkeypatch.setattr(sys, "argv", ["mspd", "protect", str(BEE), "-o", str(tmp_path / "bee.png")])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
-    assert "cat" in capsys.readouterr().out
+    assert "bee" in capsys.readouterr().out
+    verifier = Verifier("photo")
+    before, after = images.read(BEE).pixels, images.read(tmp_path / "bee.png").pixels
+    label, confidence = verifier.label(before)
+    assert verifier.classes["rn18-photo"][label] == "bee"
+    assert confidence > 0.8
+    for target in ("rn18-photo", "convnext-photo"):
+        broken, held = verifier.read(target, [before, after], label)
+        assert (broken.survives["4/255"], broken.survives["8/255"]) == (True, False)
+        assert held.survives["8/255"]
