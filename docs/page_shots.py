@@ -1,13 +1,17 @@
-"""Make docs/page-light.webp, page-dark.webp and page-phone.webp: the page with the example photo protected and checked.
+"""Make the pictures of the two pages with the example photo protected, and a broken file: docs/page-light.webp,
+page-dark.webp and page-phone.webp of the served one, docs/browser.webp of the static one.
 
-python docs/page_shots.py        # needs 'mspd[dev]', chromium and chromedriver
+python docs/page_shots.py        # needs 'mspd[dev]', chromium, chromedriver and web/dist (web/build.sh)
 """
 
+import functools
+import http.server
 import io
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from PIL import Image
@@ -42,16 +46,13 @@ def shoot(driver: webdriver.Chrome, name: str, width: int, height: int, scheme: 
     shot.save(ROOT / "docs" / name, quality=85, method=6)
 
 
-def main() -> None:
-    server = subprocess.Popen([sys.executable, "-m", "mspd", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True)
-    with tempfile.TemporaryDirectory() as folder, browser(folder + "/profile") as driver:
-        broken = Path(folder) / "broken.jpg"
-        broken.write_bytes(b"not a picture")
+def served(driver: webdriver.Chrome, files: str) -> None:
+    command = [sys.executable, "-m", "mspd", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         driver.get(server.stdout.readline().split()[0])
         wait = WebDriverWait(driver, 900)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "html[data-ready]"))
-        files = driver.find_element(By.ID, "files")
-        files.send_keys(f"{ROOT / 'examples' / 'bee.jpg'}\n{broken}")
+        driver.find_element(By.ID, "files").send_keys(files)
         wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, ".picture.done, .picture.failed")) == 2)
         driver.find_element(By.CSS_SELECTOR, ".done .check summary").click()
         driver.find_element(By.CSS_SELECTOR, ".done .start").click()
@@ -59,8 +60,29 @@ def main() -> None:
         shoot(driver, "page-light.webp", 1000, 1400, "light", "body")
         shoot(driver, "page-dark.webp", 1000, 1400, "dark", ".picture.done")
         shoot(driver, "page-phone.webp", 390, 844, "light", "#pictures")
-    server.terminate()
-    server.wait()
+        server.terminate()
+
+
+def static(driver: webdriver.Chrome, files: str) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "web" / "dist")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        driver.get(f"http://127.0.0.1:{server.server_address[1]}/?on=wasm")
+        wait = WebDriverWait(driver, 900)
+        wait.until(lambda d: d.execute_script("return document.body.dataset.ready"))
+        driver.find_element(By.ID, "files").send_keys(files)
+        wait.until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "#pictures li[data-state]")) == 2)
+        shoot(driver, "browser.webp", 900, 1480, "light", "body")
+        server.shutdown()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, browser(folder + "/profile") as driver:
+        broken = Path(folder) / "broken.jpg"
+        broken.write_bytes(b"not a picture")
+        files = f"{ROOT / 'examples' / 'bee.jpg'}\n{broken}"
+        served(driver, files)
+        static(driver, files)
 
 
 if __name__ == "__main__":
