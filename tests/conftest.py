@@ -56,6 +56,17 @@ def tiny(tiny_weights: dict[str, Path]) -> Iterator[str]:
         yield "tiny"
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What a caller's `torch.set_default_dtype` does."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def check_refusals(function: Callable[..., object], call: dict[str, Any], wrong: dict[str, tuple[Any, ...]]) -> None:
     """Each wrong value, in the place of the call's own, gets one line that begins with the argument's name."""
     for key, values in wrong.items():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import check_refusals
+from conftest import check_refusals, default_dtype
 from mspd.attacks import ATTACKS, apgd, apgd_t, autoattack, bpda_eot, cw, decowa, fab_t, mcg, rays, square
 from mspd.attacks.apgd import checkpoints
 from mspd.attacks.common import wrong_classes
@@ -326,6 +326,32 @@ def test_queries_are_counted_and_never_exceed_the_limit(
     attack(one, x[:1], y[:1], eps=1e-4, generator=g(), n_queries=limit, queries=own)
     assert int(own) == limit
     assert one.rows == 8 * limit  # one row filled up to 8
+
+
+@pytest.mark.parametrize("attack", [square, rays, quick_mcg])
+@pytest.mark.parametrize(
+    ("queries", "found"),
+    [(50, "50"), (torch.zeros((), dtype=torch.int64), r"shape \(\)"), (torch.zeros(3), r"shape \(3,\)")],
+)
+def test_what_is_filled_is_no_limit(
+    attack: Callable[..., Tensor], queries: object, found: str, network: nn.Module
+) -> None:
+    model = Counting(network)
+    with pytest.raises(UsageError, match=rf"^queries: {found}; .* shape \(8,\), or the limit as n_queries$"):
+        attack(model, pictures(8), torch.zeros(8, dtype=torch.int64), eps=1e-4, generator=g(), queries=queries)
+    assert model.rows == 0
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_default_dtype_of_the_caller_does_not_matter(name: str, network: nn.Module, labels: Tensor) -> None:
+    x, y = pictures(4), labels[:4]
+
+    def call() -> Tensor:
+        return ATTACKS[name](network, x, y, eps=0.05, generator=g(), **QUICK[name])
+
+    expected = call()
+    with default_dtype(torch.float64):
+        assert torch.equal(call(), expected)
 
 
 def test_square_follows_its_schedule(network: nn.Module) -> None:

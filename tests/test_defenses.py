@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import check_refusals
+from conftest import check_refusals, default_dtype
 from mspd.ball import image_generators, random_offsets
 from mspd.defenses import DEFENSES, bilevel, cascade, gaussian, mcgs, unadv
 from mspd.defenses.bilevel import box, from_coordinates, to_coordinates
@@ -92,6 +92,15 @@ class Counting(nn.Module):
 
 def test_table_is_complete() -> None:
     assert set(QUICK) == set(DEFENSES)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_default_dtype_of_the_caller_does_not_matter(name: str, network: nn.Module) -> None:
+    x, y = (pictures(2, 32), torch.tensor([0, 1]))
+    settings = {} if name == "a5" else QUICK[name]  # the shipped network
+    expected = DEFENSES[name](network, x, y, eps=8 / 255, generator=g(), **settings)
+    with default_dtype(torch.float64):
+        assert torch.equal(DEFENSES[name](network, x, y, eps=8 / 255, generator=g(), **settings), expected)
 
 
 @pytest.mark.parametrize(("name", "norm", "eps"), TABLE)

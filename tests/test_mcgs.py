@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import mspd.smoothing as smoothing
+from conftest import default_dtype
 from mspd.attacks import pgd
 from mspd.benchmark import Purified
 from mspd.defenses import mcgs
@@ -352,11 +353,11 @@ def test_the_callers_precision_changes_nothing() -> None:
         assert torch.equal(diffpure(x, t=0.002), pure)
         evaluate(target, x, y, attack=foreign, eps=1 / 255)
     assert torch.equal(*seen)
-    try:
-        torch.set_default_dtype(torch.float64)
+    with default_dtype(torch.float64):
         assert torch.equal(protector(x), plain)
-    finally:
-        torch.set_default_dtype(torch.float32)
+        assert torch.equal(attack(target, x, y), attacked)
+        assert torch.equal(ssim(x, plain), likeness)
+        assert torch.equal(diffpure(x, t=0.002), pure)
 
 
 def attack(target: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -110,9 +110,9 @@ def ascend(
     previous = z
     gradient, value, logits = _slope(model, z, y, loss, aim, eot)
     best, best_value, best_gradient = z, value, gradient
-    size = torch.full((len(x), 1, 1, 1), 2 * eps, device=x.device)
+    size = torch.full((len(x), 1, 1, 1), 2 * eps, device=x.device, dtype=torch.float32)
     halved, best_before = torch.ones(len(x), dtype=torch.bool, device=x.device), value
-    grew = torch.zeros(len(x), device=x.device)
+    grew = torch.zeros(len(x), device=x.device, dtype=torch.float32)
     last = torch.zeros_like(value)  # the official implementation compares the first loss with zero
     windows = iter(checkpoints(steps))
     window, counted = next(windows), 0
@@ -170,9 +170,9 @@ def _start(x: Tensor, eps: float, norm: str, generator: torch.Generator, salt: i
     draws = []
     for own in image_generators(x, seeded):
         if norm == "Linf":
-            t = torch.rand(x.shape[1:], generator=own) * 2 - 1
+            t = torch.rand(x.shape[1:], generator=own, dtype=torch.float32) * 2 - 1
             draws.append(eps * t / t.abs().max())
         else:
-            t = torch.randn(x.shape[1:], generator=own)
+            t = torch.randn(x.shape[1:], generator=own, dtype=torch.float32)
             draws.append(eps * t / t.norm())
     return torch.stack(draws).to(x)

@@ -40,6 +40,17 @@ def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.G
     check_arguments("attacks", x, y, eps, norm, generator, soft=False, gradients=True, **counts)
 
 
+def check_filled(x: Tensor, **tensors: Tensor | None) -> None:
+    """What a query attack fills for its caller: one number an image."""
+    for name, tensor in tensors.items():
+        if tensor is not None and (not isinstance(tensor, Tensor) or tensor.shape != x.shape[:1]):
+            found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else repr(tensor)
+            raise UsageError(
+                f"{name}: {found}; it is filled by the attack, so pass a tensor of shape ({len(x)},), "
+                "or the limit as n_queries"
+            )
+
+
 def filled(rows: Tensor) -> Tensor:
     """The rows and, up to a multiple of 8, some of them again, so that a result does not depend on how many there
     are."""

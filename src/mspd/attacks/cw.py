@@ -50,7 +50,7 @@ def _walk(
     w = torch.atanh(((x - middle) / half).clamp(-0.999, 0.999))
     first, second = torch.zeros_like(w), torch.zeros_like(w)
     best = x.clone()
-    shortest = torch.full((len(x),), torch.inf, device=x.device)
+    shortest = torch.full((len(x),), torch.inf, device=x.device, dtype=torch.float32)
     for index in range(1, steps + 1):
         z = middle + half * torch.tanh(w)
         gradient, _, logits = loss_gradient(model, z, y, lambda a, b: c * margin(a, b).neg().clamp_min(-confidence))

@@ -51,7 +51,9 @@ def decowa(
         for _ in range(steps):
             total = torch.zeros_like(x)
             for _ in range(warps):
-                shift = torch.stack([(torch.rand(inner, 2, generator=g) - 0.5) * SPREAD for g in generators]).to(x)
+                shift = torch.stack(
+                    [(torch.rand(inner, 2, generator=g, dtype=torch.float32) - 0.5) * SPREAD for g in generators]
+                ).to(x)
                 shift = shift - CONSTRAINT * _shift_gradient(source, x_adv, y, shift, splines)
                 total += loss_gradient(_Warped(source, shift, splines), x_adv, y, cross_entropy)[0]
             mean = total / warps

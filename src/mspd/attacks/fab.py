@@ -74,7 +74,7 @@ def to_plane(z: Tensor, w: Tensor, b: Tensor, norm: str) -> Tensor:
     It hangs on one number, how long z goes along the sign of w (Linf) or along w (L2), cut to [0, 1]. What w . z gains
     by that is concave and made of straight pieces, so that Newton's steps from 0 end at the length itself."""
     gap = b - (w * z).flatten(1).sum(1)
-    direction = torch.where((gap >= 0)[:, None, None, None], 1.0, -1.0) * (w.sign() if norm == "Linf" else w)
+    direction = torch.where((gap >= 0)[:, None, None, None], 1.0, -1.0).to(w) * (w.sign() if norm == "Linf" else w)
     room = torch.where(direction > 0, 1 - z, z).flatten(1)
     pace, weight = direction.abs().flatten(1), w.abs().flatten(1)
     length = torch.zeros_like(gap)

@@ -58,7 +58,9 @@ def mcg(
 
     def guess(live: Tensor) -> Tensor:
         """One image at a time, so that the others do not matter."""
-        noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in image_generators(x, generator)]).to(x)
+        noise = torch.stack(
+            [torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in image_generators(x, generator)]
+        ).to(x)
         net, own = flow or _load_flow(), surrogate_for(surrogate, x, y)
         with eval_mode(own):
             return torch.cat([_tuned(net, own, noise[[i]], x[[i]], y[[i]], eps, tuning, lr) for i in live.tolist()])

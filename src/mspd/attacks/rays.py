@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_inputs, logits_of, wrong
+from mspd.attacks.common import check_filled, check_inputs, logits_of, wrong
 from mspd.ball import length_of, project
 from mspd.guard import check_logits, eval_mode
 
@@ -36,12 +36,15 @@ def rays(
     Errors as in `pgd`.
     """
     check_inputs(x, y, eps, norm, generator, n_queries=n_queries)
+    check_filled(x, queries=queries, distances=distances)
     size = x[0].numel()
     flat, device = x.flatten(1), x.device
     signs = torch.ones_like(flat)
-    reach = torch.full((len(x),), torch.inf, device=device)  # L2 length along the unit sign vector, before clipping
+    reach = torch.full(
+        (len(x),), torch.inf, device=device, dtype=torch.float32
+    )  # L2 length along the unit sign vector, before clipping
     nearest = flat.clone()
-    length = torch.full((len(x),), torch.inf, device=device)
+    length = torch.full((len(x),), torch.inf, device=device, dtype=torch.float32)
     counted = torch.ones(len(x), dtype=torch.int64, device=device)
 
     def misread(rows: Tensor, directions: Tensor, along: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_inputs, logits_of, right
+from mspd.attacks.common import check_filled, check_inputs, logits_of, right
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
 from mspd.guard import check_counts, check_logits, check_positive, eval_mode
@@ -40,6 +40,7 @@ def square(
     each image took, the look at x itself included. Errors as in `pgd`.
     """
     check_inputs(x, y, eps, norm, generator, n_queries=n_queries)
+    check_filled(x, queries=queries)
     check_positive(p_init=p_init)
     check_counts(0, skip=skip)
     if norm == "L2" and min(x.shape[2:]) < 5:
@@ -88,7 +89,7 @@ class _Draws:
         for image in live.tolist():
             block, used = self.blocks.get(image), self.used[image]
             if block is None or used + count > len(block):
-                block = torch.rand(max(_BLOCK, count), generator=self.generators[image])
+                block = torch.rand(max(_BLOCK, count), generator=self.generators[image], dtype=torch.float32)
                 self.blocks[image], used = block, 0
             rows.append(block[used : used + count])
             self.used[image] = used + count
@@ -177,7 +178,7 @@ def _bump(side: int, turn: Tensor) -> Tensor:
 
 def _nested(height: int, width: int) -> Tensor:
     """Sum of centred rectangles, each one pixel smaller on every side; the k-th adds 1/k^2."""
-    out = torch.zeros(height, width)
+    out = torch.zeros(height, width, dtype=torch.float32)
     for k in range((min(height, width) + 1) // 2):
         out[k : height - k, k : width - k] += 1 / (k + 1) ** 2
     return out

@@ -20,7 +20,7 @@ def gaussian(
     """
     generators = _checked(x, y, eps, norm, generator)
     deviation = eps / 2 if norm == "Linf" else eps / math.sqrt(x[0].numel())
-    drawn = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+    drawn = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in generators])
     return project(x + deviation * drawn.to(x), x, eps, norm)
 
 

@@ -50,7 +50,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load in place, as float32. Every name and shape must be there: ValueError names the first weight that is missing
     or too much, RuntimeError the shapes that differ."""
     floats = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    missing, unexpected = model.load_state_dict(floats, strict=False)
+    missing, unexpected = model.float().load_state_dict(floats, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ValueError(f"{missing[0]} is missing" if missing else f"{unexpected[0]} is too much")

@@ -37,7 +37,7 @@ class Step(nn.Module):
         """Unit lower and upper triangles: their product times a rotation is always invertible, with determinant 1.
         Entries below 1 / channels keep the inverse small, too."""
         free = self.mix(mean).tanh().view(-1, self.channels, self.channels) / self.channels
-        one = torch.eye(self.channels, device=free.device)
+        one = torch.eye(self.channels, device=free.device, dtype=free.dtype)
         return free.tril(-1) + one, free.triu(1) + one
 
     def _coupling(self, kept: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class ConditionalFlow(nn.Module):
     def forward(self, delta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Latents of a perturbation and its log-likelihood (B,), in nats."""
         z, latents = delta, []
-        total = torch.zeros(len(delta), device=delta.device)
+        total = torch.zeros(len(delta), device=delta.device, dtype=delta.dtype)
         for level, features in enumerate(self._features(x)):
             z = F.pixel_unshuffle(z, 2)
             for step in self._steps_of(level):

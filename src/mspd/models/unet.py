@@ -90,7 +90,7 @@ class UNet(nn.Module):
 
 def _waves(t: Tensor, width: int) -> Tensor:
     """Sines and cosines of t (B,) at `width` / 2 frequencies from 1 to 1/10,000."""
-    rates = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    rates = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=t.device, dtype=torch.float32) / (width // 2))
     angles = t[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
 

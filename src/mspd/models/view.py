@@ -66,7 +66,7 @@ def add(pixels: NDArray[np.uint8], delta: Tensor, levels: int) -> NDArray[np.uin
 def _taps(length: int, source: int) -> tuple[Tensor, Tensor, Tensor]:
     """Bilinear enlargement of `source` samples to `length`: the two neighbours of each output and the second's share
     (pixel centres, as `interpolate(align_corners=False)`)."""
-    position = ((torch.arange(length) + 0.5) * (source / length) - 0.5).clamp_(0, source - 1)
+    position = ((torch.arange(length, dtype=torch.float32) + 0.5) * (source / length) - 0.5).clamp_(0, source - 1)
     low = position.floor().long()
     high = (low + 1).clamp_max(source - 1)
     return low, high, position - low

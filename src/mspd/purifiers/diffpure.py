@@ -67,10 +67,10 @@ def diffpure(
     generators = image_generators(x, generator)
 
     def noise() -> Tensor:
-        return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+        return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in generators]).to(x)
 
     def noise_in(z: Tensor, i: int) -> Tensor:
-        return in_pieces(network, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device), rows)
+        return in_pieces(network, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device, dtype=torch.float32), rows)
 
     kept = kept_signal().to(torch.float32).tolist()
     z = add_noise(2 * x - 1, noise(), torch.full((len(x),), last))
@@ -83,7 +83,7 @@ def diffpure(
                 if i > 1:
                     z = z + (1 - ratio) ** 0.5 * noise()
         else:
-            stops = torch.linspace(last, 0, strides + 1).round().long().tolist()
+            stops = torch.linspace(last, 0, strides + 1, dtype=torch.float32).round().long().tolist()
             for i, j in pairwise(stops):
                 predicted = noise_in(z, i)
                 clean = (z - (1 - kept[i]) ** 0.5 * predicted) / kept[i] ** 0.5
