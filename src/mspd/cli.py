@@ -509,7 +509,7 @@ def presets() -> None:
 @app.command()
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than this computer's reach any but it.")
+        str, typer.Option(help="Address to listen at; any but the default lets other computers in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     device: DeviceOption = "auto",

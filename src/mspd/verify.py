@@ -232,7 +232,7 @@ def verify(
 ) -> Verification:
     """Attack both files on the preset's unseen targets; see `Verification`. For many files make one `Verifier`.
 
-    ImageError for a file that cannot be read, or for two that do not show the same picture; UsageError for an unknown
-    preset or device.
+    ImageError for a file that cannot be read, for two of different size, and for one too long for JPEG; two that hardly
+    show the same picture get a remark. UsageError for an unknown preset or device.
     """
     return Verifier(preset, device=device)(original, protected, seed=seed)

@@ -1,5 +1,5 @@
 // The noise of the defence, from a seed: a counter through the mixing step of MurmurHash3 (Austin Appleby, public
-// domain), twice, with a key for each half of the seed. docs/browser.md states it in words and in Python.
+// domain), twice, with a key for each half of the seed. docs/browser.md states it.
 
 function mix(h) {
   h ^= h >>> 16;

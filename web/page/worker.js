@@ -66,7 +66,7 @@ async function download(address, total) {
 }
 
 /** Opens the session on the graphics processor where there is a real one that manages a first picture, else in
- * WebAssembly; the page's address may insist on one of them: ?on=webgpu, ?on=wasm. */
+ * WebAssembly; ?on=wasm in the page's address insists on that, ?on=webgpu takes one made of software, too. */
 async function start(model) {
   const asked = new URL(location).searchParams.get("on");
   const adapter = asked === "wasm" ? null : await navigator.gpu?.requestAdapter().catch(() => null);

@@ -147,7 +147,7 @@ def load(
     `root` holds train.parquet and test.parquet (or valid.parquet), or train/ and test/ folders with a sub-folder a
     class. A classes.tsv beside them (columns label, wnid, name) names the classes; sub-folders then get the label of
     the row by whose wnid or name they are called. Without it, sub-folders called like the classes `like` are numbered
-    like these, others in alphabetical order (`mspd.data.classes`).
+    like these, others in alphabetical order, numbers by their value (`mspd.data.classes`).
 
     Pictures are made square at `size` pixels (short side scaled, centre cropped); without `size` all of them must
     already share one square size. Raises UsageError when nothing is found, ImageError for a broken picture.

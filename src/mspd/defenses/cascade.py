@@ -19,10 +19,10 @@ def cascade(
 ) -> Tensor:
     """One forward epoch of UnAdv, then one backward epoch from where it ends; return x_def.
 
-    Forward: `steps` projected steps of `step_size` (eps/4) down the loss of `model`, to x_F. Backward: as many up the
-    loss from x_F, inside the eps-ball around x_F, and the reflection 2 x_F - x_adv, projected onto the ball around x.
-    Arguments and errors as in `mcgs`; nothing is random. The published row takes the label from its own backbone:
-    y = mspd.evaluation.predict(model, x).
+    Forward: `steps` projected steps of `step_size` (eps/4; eps for one) down the loss of `model`, to x_F. Backward: as
+    many up the loss from x_F, inside the eps-ball around x_F, and the reflection 2 x_F - x_adv, projected onto the ball
+    around x. Arguments and errors as in `mcgs`; nothing is random. The published row takes the label from its own
+    backbone: y = mspd.evaluation.predict(model, x).
 
     The paper does not define the row. One reading is a single Bi-Level iteration from x_F; but x_F lies on the ball's
     border, where its tanh coordinate hardly moves the picture. The other, used here, is the paper's own forward and

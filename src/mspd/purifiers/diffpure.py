@@ -47,9 +47,9 @@ def diffpure(
 
     Every timestep by ancestral sampling (t = 0.1: 100 calls of the network), or with `strides` that many even,
     deterministic strides (DDIM, Song et al. 2021). `denoiser(z, time)` predicts the noise in z (B, C, H, W), about
-    [-1, 1], at times (B,) in [0, 1]; the shipped one, for 32 x 32 colour pictures, unless given. Each image has its own
-    noise, from the generator's seed (0 without one) and the image. UsageError for a t outside (0, 1], for more strides
-    than timesteps, and for other pictures without a `denoiser`.
+    [-1, 1], at times (B,) in [0, 1]; the shipped one, trained on 32 x 32 colour pictures, unless given. Each image has
+    its own noise, from the generator's seed (0 without one) and the image. UsageError for a t outside (0, 1], for more
+    strides than timesteps, and, without a `denoiser`, for pictures that are grey or have sides that 4 does not divide.
     """
     check_images(x)
     last = round(t * STEPS)

@@ -241,6 +241,7 @@ def _from_hub(name: str, repository: str, file: str, revision: str | None) -> Pa
         raise WeightsError(
             f"{name}: {file} of https://huggingface.co/{repository}{at} cannot be had ({reason}); "
             + (f"get it by hand and put it there as {checkpoints.folder() / name.partition(':')[2]}.safetensors"
-               if revision is None else "get config.json and model.safetensors by hand and pass their folder's path")
+               if revision is None
+               else "if it is in mspd's format, get config.json and model.safetensors by hand and pass their folder")
         ) from error  # fmt: skip
     return path
