@@ -4,10 +4,12 @@ PIP = .venv/bin/pip install --quiet --disable-pip-version-check --constraint ci/
 
 .PHONY: demo extras test
 demo: .venv
+	@echo "installing about 1 GB, which takes some minutes"
 	$(PIP) .
 	rm -rf demo
 	.venv/bin/mspd protect examples/bee.jpg -o demo/bee.png
 	.venv/bin/mspd verify examples/bee.jpg demo/bee.png
+	@echo "now one of yours: .venv/bin/mspd protect PICTURE"
 
 # so that the tests skip nothing: the libraries behind the optional extras, and the static page (needs Node and npm)
 extras: .venv

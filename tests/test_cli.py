@@ -209,6 +209,49 @@ def test_names_with_commands_for_the_terminal(call: Call, tmp_path: Path) -> Non
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out) is None
 
 
+def test_a_name_of_two_lines_makes_no_row(call: Call, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("no such names on Windows")
+    name = "a\nfake.png  bee    99%.png"
+    (tmp_path / name).mkdir()
+    picture(tmp_path / name / name)
+    for source in (name, f"{name}/{name}"):
+        code, out, err = call("protect", source, *QUICK)
+        assert (code, err) == (0, "")
+        assert "\nfake" not in out
+
+
+def test_nothing_protected_no_table(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    code, out, err = call("protect", "a.png", *QUICK)
+    assert (code, out) == (1, "")
+    assert err.startswith("mspd: a.png: ")
+
+
+def test_name_that_looks_like_an_option(call: Call, tmp_path: Path) -> None:
+    picture(tmp_path / "-dash.png")
+    one_line(call("protect", "-dash.png", *QUICK), 2, "No such option", "write the file's name as ./-dash.png")
+    assert call("protect", "./-dash.png", *QUICK)[0] == 0
+
+
+def test_lossy_output_shows_what_is_limited(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call("protect", picture(tmp_path / "a.png"), *QUICK, "--format", "jpg", "--quality", "100")
+    assert code == 0
+    assert re.search(r"moved rms \d\.\d of 10|  rms \d\.\d of 10  ", out)
+
+
+def test_a_picture_hardly_known_is_called_so(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = picture(tmp_path / "a.png")
+    said = "low: the classifier hardly knows what is in the picture"
+    for confidence in (0.4, 0.9):
+        probabilities = torch.full((1, 10), (1 - confidence) / 9)
+        probabilities[0, 3] = confidence
+        monkeypatch.setattr(Protector, "probabilities", lambda self, x, p=probabilities: p.expand(len(x), -1))
+        code, out, _ = call("protect", source, "-o", f"{confidence}.png", *QUICK)
+        assert code == 0
+        assert (said in out) == (confidence < 0.5)
+
+
 def test_unchanged_picture_has_no_psnr(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Protector, "defend", lambda self, x, y, seed: x)
     code, out, _ = call("protect", picture(tmp_path / "a.png"), *QUICK, "--report", "r.jsonl")
@@ -608,8 +651,8 @@ def test_stdout_that_is_full(call: Call, monkeypatch: pytest.MonkeyPatch) -> Non
         (("--preset", "phot"), ("unknown preset 'phot'", "choose one of cifar10, photo")),
         (("--backbone", "resnet50"), ("unknown model 'resnet50'", "prn18-photo", ".safetensors file")),
         (("--format", "gif"), ("unknown format 'gif'", "use png, tif, jpg")),
-        (("--device", "gpu"), ("device 'gpu'", "use auto, cpu, cuda or mps")),
-        (("--device", "cuda:99"), ("device 'cuda:99'", "use auto, cpu, cuda or mps")),
+        (("--device", "gpu"), ("unknown device 'gpu'", "use auto, cpu, cuda or mps")),
+        (("--device", "cuda:99"), ("device 'cuda:99'", "use auto or cpu")),
         (("--device", "meta"), ("device 'meta'", "use auto, cpu, cuda or mps")),
         (("--eps", "0"), ("eps is 0", "must be positive", "8/255")),
         (("--eps", "-8/255"), ("eps is -0.03", "must be positive")),
@@ -822,7 +865,7 @@ def test_train_says_what_is_missing(call: Call, tmp_path: Path) -> None:
     one_line(call("train", "rn20-cifar10", "--data", "gone", *out), 2, "gone: no train set here")
     for device in ("gpu", "cuda:99", "meta"):
         line = f"device '{device}'"
-        one_line(call("train", "rn20-cifar10", "--data", data, *out, "--device", device), 2, line, "use auto, cpu")
+        one_line(call("train", "rn20-cifar10", "--data", data, *out, "--device", device), 2, line, "use auto")
     one_line(call("train", "rn20-cifar10", "--data", data, *out, "--epochs", 0), 2, "--epochs", "mspd train --help")
     (data / "train").mkdir()
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no pictures found")

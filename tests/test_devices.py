@@ -159,8 +159,8 @@ def test_one_device_goes_on_with_what_another_began(
 @pytest.mark.parametrize(
     ("device", "line"),
     [
-        ("cuda:99", "device 'cuda:99' is not available here: use auto, cpu, cuda or mps"),
-        ("gpu", "device 'gpu' is not available here: use auto, cpu, cuda or mps"),
+        ("cuda:99", "device 'cuda:99' is not available here: use auto or cpu"),
+        ("gpu", "unknown device 'gpu': use auto, cpu, cuda or mps"),
         ("meta", "unknown device 'meta': use auto, cpu, cuda or mps"),
     ],
 )

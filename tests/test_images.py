@@ -739,6 +739,17 @@ def test_bmp_keeps_the_resolution(tmp_path, out):
     assert read(out / "b.bmp").dpi == pytest.approx((300, 300), abs=0.1)
 
 
+def test_a_tiff_that_states_no_resolution_has_none(tmp_path: Path) -> None:
+    """Pillow says 1 dpi of it, which a layout program would believe."""
+    got = read(write(tmp_path / "a.tif", smooth()))
+    with Image.open(tmp_path / "a.tif") as source:
+        assert 0x011A not in source.tag_v2
+    assert got.dpi is None
+    save(got, got.pixels, tmp_path / "b.png", eps=0.1)
+    with Image.open(tmp_path / "b.png") as copy:
+        assert "dpi" not in copy.info
+
+
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 def test_alpha_comes_back_exactly(tmp_path, out, channels, suffix):

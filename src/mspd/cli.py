@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import mspd
-from mspd.errors import MspdError, UsageError, WeightsError
+from mspd.errors import MspdError, UsageError, WeightsError, printable
 from mspd.guard import number
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-userstudy = typer.Typer(help="The paper's user study: make the questionnaire, score the answers.")
+userstudy = typer.Typer(help="The paper's user study: questionnaire and scores.")
 app.add_typer(userstudy, name="userstudy")
 
 
@@ -41,8 +41,7 @@ class _Screen(Console):
     """Shows what is in a file's name and no terminal should obey as its code: a name cannot move the cursor."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        kept = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-        return super().render_str("".join(kept), **options)
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
 
 console = _Screen(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -145,12 +144,12 @@ def protect(
                 _complain(f"{row['id']}: {row['note']}")
     _protection_table(first)
     if counts["done"] + counts["skipped"] and jobs.root is not None:
-        console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root}")
+        console.print(f"written: {printable(first[0]['output'] if len(jobs) == 1 else jobs.root)}")
     if len(jobs) > 1:
         left = f" (first {_SHOWN} shown)" if sum(counts.values()) > _SHOWN else ""
         console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)
     if journal is not None:
-        console.print(f"report: {journal}")
+        console.print(f"report: {printable(journal)}")
     if counts["failed"]:
         raise typer.Exit(1)
 
@@ -165,11 +164,11 @@ def sign(
     key: Annotated[Path, typer.Option(help="Your private key, PEM (PKCS 8).")],
     strip: Annotated[str | None, typer.Option(help="gps: redact the original's metadata that may hold it.")] = None,
 ) -> None:
-    """Sign the copy as an edit of the original (C2PA), the original's own credentials becoming its parent's."""
+    """Sign the copy as an edit of the original (C2PA). The original's own credentials become its parent's."""
     from mspd.provenance import sign as run
 
     run(original, protected, certificates, key, strip_gps=_gps(strip))
-    console.print(f"signed: {protected}")
+    console.print(f"signed: {printable(protected)}")
 
 
 @app.command()
@@ -181,10 +180,14 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Attack both on robust models that the defence never saw, and say whether the protection helps."""
+    """Say whether a protection helps. Attacks both on robust models that the defence never saw."""
     from mspd.verify import Verifier
 
-    result = Verifier(preset, device=device)(original, protected, seed=seed)
+    with _progress() as progress:
+        task = progress.add_task("attacking", total=None)
+        result = Verifier(preset, device=device)(
+            original, protected, seed=seed, progress=lambda done, of: progress.update(task, completed=done, total=of)
+        )
     if as_json:
         print(json.dumps(result.row(), indent=2))
         return
@@ -227,7 +230,7 @@ def revert(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attacker.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Test a protection: protect the copies again and take that move back. Whoever has the backbone can do this."""
+    """Take a protection back, as a test: protect again, subtract. Whoever has the backbone can do this."""
     import numpy as np
 
     from mspd.batch import plan
@@ -248,7 +251,7 @@ def revert(
             again, _, _ = protector.protect_pixels(picture.pixels, seed=seed)
             pixels = np.clip(2 * picture.pixels.astype(np.int16) - again, 0, 255).astype(np.uint8)  # Eq. 7
             save(picture, pixels, job.output, eps=protector.settings.eps)
-            console.print(f"written: {job.output}")
+            console.print(f"written: {printable(job.output)}")
         except MspdError as error:
             _complain(error)
             failed = True
@@ -287,7 +290,7 @@ def benchmark(
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure what defences gain on targets under attack, picture by picture. Resumes after a kill.
+    """Measure what defences gain on targets under attack. Picture by picture; resumes after a kill.
 
     A name that does not exist is answered with those that do.
     """
@@ -324,7 +327,7 @@ def frames(
     backbone: BackboneOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Protect raw video frames (rgb24) from standard input to standard output, between two ffmpeg."""
+    """Protect raw video frames. rgb24 from standard input to standard output, between two ffmpeg."""
     from mspd.pipelines.frames import protect_frames
     from mspd.protector import Protector
 
@@ -358,7 +361,7 @@ def reproduce(
     first: Annotated[int | None, typer.Option(min=1, help="Only so many pictures of each cell for now.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a table or figure of the paper, beside the paper's own numbers. Resumes after a kill."""
+    """Measure a table or figure of the paper, beside its numbers. Resumes after a kill."""
     from mspd.benchmark.papers.mspd import ITEMS, leaderboard, title_of
     from mspd.benchmark.papers.mspd import reproduce as run
 
@@ -417,7 +420,7 @@ def train(
     start: Annotated[str | None, typer.Option(help="Continue the weights of this model, by name or path.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a model by a recipe, on the pictures of the paper's data sets or on your own."""
+    """Train a model by a recipe. On the pictures of the paper's data sets or on your own."""
     from mspd.training import get_recipe, list_recipes
     from mspd.training import train as run_training
 
@@ -447,7 +450,7 @@ def export(
     preset: PresetOption = "photo",
     backbone: BackboneOption = None,
 ) -> None:
-    """Write the whole defence as one ONNX file, checked against PyTorch. Whoever gets the file has the backbone."""
+    """Write the whole defence as one ONNX file. Checked against PyTorch; whoever gets it has the backbone."""
     from mspd.export import export_onnx
     from mspd.protector import Protector
 
@@ -463,7 +466,7 @@ def export(
 
 @app.command()
 def models() -> None:
-    """List the shipped models, from their cards, and those that others published."""
+    """List the shipped models and those that others published."""
     from mspd.models import PUBLISHED, card_of, list_models
     from mspd.models.hub import FORMS
 
@@ -577,20 +580,33 @@ def _progress() -> Progress:
 
 #: rows of a run's table
 _SHOWN = 40
+#: below it a label is called low
+SURE = 0.5
 
 
 def _protection_table(rows: list[dict[str, Any]]) -> None:
+    from mspd.images.checking import LOSSY_MARGIN
+
     table = _table("picture", "label", "sure", "moved", "SSIM", "PSNR", "seconds")
+    done = [row for row in rows if row["status"] != "failed"]
+    if not done:
+        return
     for row in rows:
+        name = printable(row["id"])
         if row["status"] == "failed":
-            table.add_row(row["id"], "failed", "", "", "", "", "")
+            table.add_row(name, "failed", "", "", "", "", "")
             continue
         moved = f"{row['linf']} of {row['eps'] * 255:g}"
-        sure = f"{row['confidence']:.0%}" + (" (low)" if row["confidence"] < 0.5 else "")
+        if row["lossy"]:  # single values move further; the limit is on their root mean square
+            rms = 0 if row["psnr"] is None else 255 * 10 ** (-row["psnr"] / 20)
+            moved = f"rms {rms:.1f} of {LOSSY_MARGIN * row['eps'] * 255:g}"
+        sure = f"{row['confidence']:.0%}" + (" (low)" if row["confidence"] < SURE else "")
         seconds = "done before" if row["status"] == "skipped" else f"{row['seconds']:.2f}"
         psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
-        table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
+        table.add_row(name, row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
     _print(table)
+    if any(row["confidence"] < SURE for row in done):
+        console.print("low: the classifier hardly knows what is in the picture; protection may help little")
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -635,7 +651,9 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _complain(f"{error.format_message().rstrip('.')}; see {_command(error)} --help")  # typer: wrong usage
+        dashed = next((word for word in sys.argv[1:] if word.startswith("-") and Path(word).exists()), None)
+        remedy = f"see {_command(error)} --help" if dashed is None else f"write the file's name as ./{dashed}"
+        _complain(f"{error.format_message().rstrip('.')}; {remedy}")  # typer: wrong usage
         code = 2
     if code == 130:
         _complain(stopped)

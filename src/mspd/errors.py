@@ -33,3 +33,8 @@ class WeightsError(MspdError):
 def first_line(error: Exception) -> str:
     """What foreign code raised, in a line: its message's first, or what it is."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def printable(name: object) -> str:
+    """A path or name on one line, whatever is in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))

@@ -41,11 +41,14 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device {name!r} is not available here: use auto, cpu, cuda or mps") from error
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda or mps") from error
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda or mps")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f"device {name!r} is not available here: use auto or cpu") from error
     return device
 
 

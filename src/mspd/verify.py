@@ -165,9 +165,16 @@ class Verifier:
         native = native_size(pixels.shape[0], pixels.shape[1], self.preset.size)
         return view(pixels, native).to(self.protector.device).expand(-1, 3, -1, -1)
 
-    def __call__(self, original: str | Path, protected: str | Path, *, seed: int = 0) -> Verification:
+    def __call__(
+        self,
+        original: str | Path,
+        protected: str | Path,
+        *,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verification:
         """Compare two files of the same picture. ImageError when they cannot be read or differ in size."""
-        return self.compare(images.read(original), images.read(protected), seed=seed)
+        return self.compare(images.read(original), images.read(protected), seed=seed, progress=progress)
 
     def compare(
         self,

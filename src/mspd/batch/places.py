@@ -241,6 +241,10 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ImageError(f"{folder}: is a file or in one, not a folder; choose another output") from error
+    except PermissionError as error:
+        raise ImageError(
+            f"{folder}: no permission to make it; change the access rights or choose another output"
+        ) from error
 
 
 def save(picture: images.Picture, pixels: images.Pixels, out: Place, *, eps: float, quality: int = 95) -> images.Check:

@@ -83,7 +83,10 @@ class Plan:
         for number, job in enumerate(self, 1):
             outputs.add(blake2b(str(job.output).encode("utf-8", "surrogateescape"), digest_size=12).digest())
             if len(outputs) < number:
-                raise UsageError(f"two files would be written to {job.output}: protect them in separate runs")
+                raise UsageError(
+                    f"two files would be written to {job.output}: name each picture once, "
+                    "and those whose names differ in their ending only with -o FOLDER"
+                )
         return len(outputs)
 
     @cached_property

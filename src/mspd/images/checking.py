@@ -15,7 +15,8 @@ from mspd.images.picture import Picture
 from mspd.images.reading import decode
 from mspd.images.refusals import refuse
 
-_LOSSY_MARGIN = 1.25
+#: budgets by which the root mean square may differ in lossy formats
+LOSSY_MARGIN = 1.25
 _STRIP = 1 << 18  # values compared at once
 _TILE, _EXACT, _SAMPLED = 128, 1 << 20, 1 << 19
 
@@ -49,10 +50,10 @@ def check_written(
         refuse(out, "the written file does not decode to the pixels given; use .png")
     if not lossy and linf > levels:
         refuse(out, f"differs from the original by {linf} grey levels, the budget is {levels}; protect it again")
-    if lossy and math.sqrt(mse) > _LOSSY_MARGIN * eps:
+    if lossy and math.sqrt(mse) > LOSSY_MARGIN * eps:
         rms = math.sqrt(mse) * 255
         refuse(out, f"after {form} at quality {quality} the difference is {rms:.1f} grey levels (RMS), the limit is "
-                f"{_LOSSY_MARGIN * eps * 255:.1f}; raise the quality or use .png")  # fmt: skip
+                f"{LOSSY_MARGIN * eps * 255:.1f}; raise the quality or use .png")  # fmt: skip
     if not _same(_alpha(written), _alpha(picture)):
         refuse(out, f"{form} did not keep the transparency; use .png")
     kept = {"PNG": ("exif", "icc", "xmp"), "JPEG": ("exif", "icc", "xmp"), "WEBP": ("exif", "icc", "xmp"),

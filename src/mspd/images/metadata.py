@@ -21,6 +21,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION = 0x0112
+X_RESOLUTION = 0x011A
 _XMP_TAG = 700
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
 _PREVIEW = (0x0201, 0x0202)  # where the preview begins, and its length

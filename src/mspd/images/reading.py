@@ -15,6 +15,7 @@ from mspd.images.grid import Pixels
 from mspd.images.metadata import (
     ORIENTATION,
     TURNS,
+    X_RESOLUTION,
     find_exif,
     resolution,
     some_bytes,
@@ -88,7 +89,8 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
             exif = tiff_exif(im)
         if any(marker in (xmp or b"") for marker in GAIN_MAPS):
             refuse(name, HDR)
-        dpi = resolution(im.info.get("dpi"))
+        stated = tiff is None or X_RESOLUTION in tiff  # Pillow makes up 1 for a TIFF without
+        dpi = resolution(im.info.get("dpi")) if stated else None
         if turn in TURNS:
             xmp = upright_xmp(xmp)
         if turn in (5, 6, 7, 8) and dpi is not None:

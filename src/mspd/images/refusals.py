@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from PIL import Image, UnidentifiedImageError
 
-from mspd.errors import ImageError, MspdError
+from mspd.errors import ImageError, MspdError, printable
 
 REASONS = {
     errno.ENOENT: "no such file or folder; check the path",
@@ -31,11 +31,6 @@ _DAMAGED = "damaged or cut short; get a fresh copy of it"
 _UNKNOWN = "not a readable 8-bit PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture; convert it to PNG or JPEG"
 DEEP = "more than 8 bits per channel; convert it to 8 bits"
 HDR = "an HDR picture (gain map or HDR transfer function), which would be lost; export it as plain 8-bit SDR"
-
-
-def printable(path: str | Path) -> str:
-    """The path on one line, whatever is in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def refuse(path: str | Path, reason: str, cause: BaseException | None = None) -> NoReturn:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mspd.errors import InputError, UsageError
+from mspd.errors import InputError, UsageError, printable
 from mspd.images.checking import Check, check_written
 from mspd.images.encoding import refuse_unfit, to_bytes
 from mspd.images.formats import FORMATS, SUFFIXES
 from mspd.images.grid import Pixels
 from mspd.images.picture import Picture
 from mspd.images.reading import decode, read_as
-from mspd.images.refusals import BAD_NAME, NO_MEMORY, REASONS, printable, reason, refuse
+from mspd.images.refusals import BAD_NAME, NO_MEMORY, REASONS, reason, refuse
 
 
 def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quality: int = 95) -> Check:
