@@ -221,6 +221,16 @@ def test_a_name_of_two_lines_makes_no_row(call: Call, tmp_path: Path) -> None:
         assert "\nfake" not in out
 
 
+def test_a_copy_that_is_protected_again_is_noted(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in" / "a.png")
+    assert call("protect", "in/a.png", *QUICK)[2] == ""
+    code, _, err = call("protect", "in", *QUICK)
+    assert code == 0
+    assert err.startswith("mspd: a.protected.png: called like a copy that mspd wrote")
+    assert err.count("\n") == 1
+
+
 def test_nothing_protected_no_table(call: Call, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     code, out, err = call("protect", "a.png", *QUICK)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Condition, Thread
 
 import torch
@@ -321,9 +321,12 @@ class _Pipeline:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
         row = {"id": job.id, "status": "done", **done.row()}
+        notes = []
         if picture.credentials:
-            row["note"] = "the original's content credentials are not in the copy: 'mspd sign' adds them"
-        return row
+            notes.append("the original's content credentials are not in the copy: 'mspd sign' adds them")
+        if PurePath(job.id).stem.endswith(".protected"):
+            notes.append("called like a copy that mspd wrote, and now protected once more; keep copies elsewhere")
+        return {**row, "note": "; ".join(notes)} if notes else row
 
     def _end(self, item: _Item, row: Row) -> None:
         """The row of an item, on record; but that of a member of a shard still to be written is not yet."""
