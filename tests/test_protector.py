@@ -205,7 +205,7 @@ def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device().type in ("cpu", "cuda", "mps")
     for name in ("gpu", "cuda:99", "meta", ""):
-        with pytest.raises(UsageError, match="use auto, cpu, cuda or mps"):
+        with pytest.raises(UsageError, match="use auto"):
             pick_device(name)
 
 
