@@ -361,7 +361,7 @@ def test_lists_on_narrow_screens(call: Call, monkeypatch: pytest.MonkeyPatch, wi
             assert [name for name in names if not re.search(rf"^{re.escape(name)}(\s|$)", out, re.MULTILINE)] == []
             found = set(out.replace(",", "").split())
             assert {"adversarial", "perturbations", "meta-learned", "45.4%", "58.6%", "8/255"} <= found
-            assert ("prn18-cifar10 adversarial (N-FGSM) 67.6% 45.4% - 8/255 prn18" in words) is (width >= 80)
+            assert ("prn18-cifar10 adversarial (N-FGSM) 67.6% 45.4% 33.6% 8/255 prn18" in words) is (width >= 80)
         else:
             assert "targets = ('wrn16-2-cifar10', 'rn18-cifar10')" in words
 
