@@ -242,6 +242,7 @@ def test_name_that_looks_like_an_option(call: Call, tmp_path: Path) -> None:
     picture(tmp_path / "-dash.png")
     one_line(call("protect", "-dash.png", *QUICK), 2, "No such option", "write the file's name as ./-dash.png")
     assert call("protect", "./-dash.png", *QUICK)[0] == 0
+    one_line(call("protect", "-" + "x" * 300, *QUICK), 2, "No such option", "see mspd protect --help")
 
 
 def test_lossy_output_shows_what_is_limited(call: Call, tmp_path: Path) -> None:
@@ -873,9 +874,9 @@ def test_train_says_what_is_missing(call: Call, tmp_path: Path) -> None:
     one_line(call("train", "rn20-cifar10", "--data", data, "--out", "m.pt"), 2, "m.pt: ", "must end in .safetensors")
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no train set here", "a sub-folder a class")
     one_line(call("train", "rn20-cifar10", "--data", "gone", *out), 2, "gone: no train set here")
-    for device in ("gpu", "cuda:99", "meta"):
+    for device, remedy in (("gpu", "use auto, cpu"), ("cuda:99", "use auto or cpu"), ("meta", "use auto, cpu")):
         line = f"device '{device}'"
-        one_line(call("train", "rn20-cifar10", "--data", data, *out, "--device", device), 2, line, "use auto")
+        one_line(call("train", "rn20-cifar10", "--data", data, *out, "--device", device), 2, line, remedy)
     one_line(call("train", "rn20-cifar10", "--data", data, *out, "--epochs", 0), 2, "--epochs", "mspd train --help")
     (data / "train").mkdir()
     one_line(call("train", "rn20-cifar10", "--data", data, *out), 2, "data: no pictures found")

@@ -96,7 +96,7 @@ def test_table_is_complete() -> None:
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_default_dtype_of_the_caller_does_not_matter(name: str, network: nn.Module) -> None:
-    x, y = (pictures(2, 32), torch.tensor([0, 1]))
+    x, y = pictures(2, 32), torch.tensor([0, 1])
     settings = {} if name == "a5" else QUICK[name]  # the shipped network
     expected = DEFENSES[name](network, x, y, eps=8 / 255, generator=g(), **settings)
     with default_dtype(torch.float64):

@@ -589,7 +589,7 @@ def test_own_format_from_the_hub(cache: Callable[[str, str], Path]) -> None:
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(again(x), model(x))
     assert card_of(f"hf-hub:me/mine@{'a' * 40}")["classes"] == ["a", "b", "c"]
-    why = f"config.json of https://huggingface.co/me/mine.revision={'b' * 40} cannot be had .*pass their folder"
+    why = f"config.json of https://huggingface.co/me/mine.revision={'b' * 40} cannot be had .* and pass their folder$"
     with pytest.raises(WeightsError, match=why) as caught:
         load_model(f"hf-hub:me/mine@{'b' * 40}")
     assert "\n" not in str(caught.value)

@@ -204,9 +204,11 @@ def test_seeds_that_are_none(seed: Any, small: Protector, tiny: str, tmp_path: P
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device().type in ("cpu", "cuda", "mps")
-    for name in ("gpu", "cuda:99", "meta", ""):
-        with pytest.raises(UsageError, match="use auto"):
+    for name in ("gpu", "meta", ""):
+        with pytest.raises(UsageError, match=f"^unknown device '{name}': use auto, cpu, cuda or mps$"):
             pick_device(name)
+    with pytest.raises(UsageError, match=r"^device 'cuda:99' is not available here: use auto or cpu$"):
+        pick_device("cuda:99")
 
 
 # ---------------------------------------------------------------- pixels

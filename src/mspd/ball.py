@@ -45,6 +45,11 @@ def image_generators(x: Tensor, generator: torch.Generator) -> list[torch.Genera
     return generators
 
 
+def normals(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal draws: (len(generators), *shape), each image's from its own generator, float32 on the CPU."""
+    return torch.stack([torch.randn(*shape, generator=g, dtype=torch.float32) for g in generators])
+
+
 def random_offsets(
     shape: Sequence[int], eps: float | Tensor, norm: str, generators: Sequence[torch.Generator]
 ) -> Tensor:

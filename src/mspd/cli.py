@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -38,10 +39,11 @@ app.add_typer(userstudy, name="userstudy")
 
 
 class _Screen(Console):
-    """Shows what is in a file's name and no terminal should obey as its code: a name cannot move the cursor."""
+    """Shows what is in a file's name and no terminal should obey as its code: a name cannot move the cursor or
+    begin a line. What has several lines goes through `_print_lines`, or is a Text."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+        return super().render_str(printable(text), **options)
 
 
 console = _Screen(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -144,12 +146,12 @@ def protect(
                 _complain(f"{row['id']}: {row['note']}")
     _protection_table(first)
     if counts["done"] + counts["skipped"] and jobs.root is not None:
-        console.print(f"written: {printable(first[0]['output'] if len(jobs) == 1 else jobs.root)}")
+        console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root}")
     if len(jobs) > 1:
         left = f" (first {_SHOWN} shown)" if sum(counts.values()) > _SHOWN else ""
         console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)
     if journal is not None:
-        console.print(f"report: {printable(journal)}")
+        console.print(f"report: {journal}")
     if counts["failed"]:
         raise typer.Exit(1)
 
@@ -168,7 +170,7 @@ def sign(
     from mspd.provenance import sign as run
 
     run(original, protected, certificates, key, strip_gps=_gps(strip))
-    console.print(f"signed: {printable(protected)}")
+    console.print(f"signed: {protected}")
 
 
 @app.command()
@@ -251,7 +253,7 @@ def revert(
             again, _, _ = protector.protect_pixels(picture.pixels, seed=seed)
             pixels = np.clip(2 * picture.pixels.astype(np.int16) - again, 0, 255).astype(np.uint8)  # Eq. 7
             save(picture, pixels, job.output, eps=protector.settings.eps)
-            console.print(f"written: {printable(job.output)}")
+            console.print(f"written: {job.output}")
         except MspdError as error:
             _complain(error)
             failed = True
@@ -378,7 +380,7 @@ def reproduce(
         raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")
     with _warned(), _goes_on():
         page = run(name, data, out, tier=tier, first=first, device=device)
-    console.print(page.read_text(encoding="utf-8"))
+    _print_lines(page.read_text(encoding="utf-8"))
     console.print(f"written: {page}")
 
 
@@ -393,7 +395,7 @@ def userstudy_make(
     """Write the questionnaire and its answer key, and print what SSIM and LPIPS say."""
     from mspd.benchmark.userstudy import make
 
-    console.print(make(data, out, preset=preset, seed=seed, device=device))
+    _print_lines(make(data, out, preset=preset, seed=seed, device=device))
     console.print(f"written: {out / 'study.html'} for the participants; keep {out / 'key.json'} to yourself")
 
 
@@ -405,7 +407,7 @@ def userstudy_score(
     """Print the table from the filled files."""
     from mspd.benchmark.userstudy import score
 
-    console.print(score(key, files))
+    _print_lines(score(key, files))
 
 
 @app.command()
@@ -491,9 +493,9 @@ def models() -> None:
     _print(table)
     console.print()
     legend = "clean and PGD-20 accuracy, AA: AutoAttack; for how many pictures, see the cards (mspd.models.card_of)"
-    console.print(textwrap.fill(legend, console.width))
+    _print_lines(textwrap.fill(legend, console.width))
     also = f"wherever a model is named, also: {', '.join(FORMS)}; the last three need pip install 'mspd[hub]'"
-    console.print(textwrap.fill(also, console.width, break_long_words=False, break_on_hyphens=False))
+    _print_lines(textwrap.fill(also, console.width, break_long_words=False, break_on_hyphens=False))
 
 
 @app.command()
@@ -505,7 +507,7 @@ def presets() -> None:
     for name, preset in PRESETS.items():
         settings = {**asdict(preset), "eps": f"{preset.eps * 255:g}/255"}
         del settings["name"]
-        table.add_row(name, "\n".join(f"{key} = {value}" for key, value in settings.items()))
+        table.add_row(name, Text("\n".join(f"{key} = {value}" for key, value in settings.items())))
     _print(table)
 
 
@@ -585,16 +587,15 @@ SURE = 0.5
 
 
 def _protection_table(rows: list[dict[str, Any]]) -> None:
-    from mspd.images.checking import LOSSY_MARGIN
+    from mspd.images import LOSSY_MARGIN
 
     table = _table("picture", "label", "sure", "moved", "SSIM", "PSNR", "seconds")
     done = [row for row in rows if row["status"] != "failed"]
     if not done:
         return
     for row in rows:
-        name = printable(row["id"])
         if row["status"] == "failed":
-            table.add_row(name, "failed", "", "", "", "", "")
+            table.add_row(row["id"], "failed", "", "", "", "", "")
             continue
         moved = f"{row['linf']} of {row['eps'] * 255:g}"
         if row["lossy"]:  # single values move further; the limit is on their root mean square
@@ -603,7 +604,7 @@ def _protection_table(rows: list[dict[str, Any]]) -> None:
         sure = f"{row['confidence']:.0%}" + (" (low)" if row["confidence"] < SURE else "")
         seconds = "done before" if row["status"] == "skipped" else f"{row['seconds']:.2f}"
         psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
-        table.add_row(name, row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
+        table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
     _print(table)
     if any(row["confidence"] < SURE for row in done):
         console.print("low: the classifier hardly knows what is in the picture; protection may help little")
@@ -611,6 +612,10 @@ def _protection_table(rows: list[dict[str, Any]]) -> None:
 
 def _table(*columns: str, title: str | None = None) -> Table:
     return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+
+
+def _print_lines(text: str) -> None:
+    console.print(*text.split("\n"), sep="\n")
 
 
 def _print(table: Table) -> None:
@@ -625,7 +630,7 @@ def _print(table: Table) -> None:
         console.print(name)
         text = ", ".join(said).replace("\n", ", ")
         lines = textwrap.wrap(text, max(console.width - 4, 16), break_long_words=False, break_on_hyphens=False)
-        console.print(textwrap.indent("\n".join(lines), "    "))
+        _print_lines(textwrap.indent("\n".join(lines), "    "))
 
 
 def main() -> None:
@@ -651,7 +656,7 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        dashed = next((word for word in sys.argv[1:] if word.startswith("-") and Path(word).exists()), None)
+        dashed = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.exists(word)), None)
         remedy = f"see {_command(error)} --help" if dashed is None else f"write the file's name as ./{dashed}"
         _complain(f"{error.format_message().rstrip('.')}; {remedy}")  # typer: wrong usage
         code = 2
@@ -666,4 +671,4 @@ def _command(error: Exception) -> str:
 
 def _complain(error: object) -> None:
     """One line on stderr, whatever the names in it contain."""
-    errors.print("mspd: " + str(error).replace("\n", "\\n"))
+    errors.print(f"mspd: {error}")

@@ -75,9 +75,9 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
     graph can be traced, and channels-last (not on MPS).
 
     float32 by default, which changes practically no 8-bit value of a defended picture; `dtype=torch.bfloat16` is faster
-    where the processor has it, but changes many. The model itself is left alone. In a model that
-    cannot be traced each BatchNorm becomes a scale and a shift; one with code from elsewhere than the model zoos of
-    mspd, torch, torchvision and timm is copied as it is.
+    where the processor has it, but changes many. The model itself is left alone. In a model that cannot be traced each
+    BatchNorm becomes a scale and a shift; one with code from elsewhere than the model zoos of mspd, torch, torchvision
+    and timm is copied as it is.
     """
     if isinstance(model, Prepared):
         return model

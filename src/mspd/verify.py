@@ -152,10 +152,11 @@ class Verifier:
             generator = torch.Generator().manual_seed(seed)
             breaks = smallest_eps(model, x, y, largest=LARGEST_EPS, generator=generator).mul(255).tolist()
             margins = self._attacked_margins(target, x, label, seed).tolist()
-            for index, best, grey, lead in zip(places, predictions, breaks, margins, strict=True):
+            for index, best, broken, lead in zip(places, predictions, breaks, margins, strict=True):
+                grey = round(broken, 2)
                 readings[index] = Reading(
                     prediction=self.classes[target][best],
-                    breaks_at=round(grey, 2) if math.isfinite(grey) else None,
+                    breaks_at=grey if math.isfinite(grey) else None,
                     survives={f"{m}/255": grey > m for m in (1, 2, 4, 8, 16)},
                     margin=round(lead, 3),
                 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mspd.attacks.square import square
 from mspd.attacks.surrogates import surrogate_for
-from mspd.ball import image_generators
+from mspd.ball import image_generators, normals
 from mspd.errors import UsageError
 from mspd.guard import check_counts, check_eps, check_images, check_positive, eval_mode
 from mspd.models import load_model
@@ -58,9 +58,7 @@ def mcg(
 
     def guess(live: Tensor) -> Tensor:
         """One image at a time, so that the others do not matter."""
-        noise = torch.stack(
-            [torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in image_generators(x, generator)]
-        ).to(x)
+        noise = normals(x.shape[1:], image_generators(x, generator)).to(x)
         net, own = flow or _load_flow(), surrogate_for(surrogate, x, y)
         with eval_mode(own):
             return torch.cat([_tuned(net, own, noise[[i]], x[[i]], y[[i]], eps, tuning, lr) for i in live.tolist()])

@@ -40,9 +40,8 @@ def rays(
     size = x[0].numel()
     flat, device = x.flatten(1), x.device
     signs = torch.ones_like(flat)
-    reach = torch.full(
-        (len(x),), torch.inf, device=device, dtype=torch.float32
-    )  # L2 length along the unit sign vector, before clipping
+    # L2 length along the unit sign vector, before clipping
+    reach = torch.full((len(x),), torch.inf, device=device, dtype=torch.float32)
     nearest = flat.clone()
     length = torch.full((len(x),), torch.inf, device=device, dtype=torch.float32)
     counted = torch.ones(len(x), dtype=torch.int64, device=device)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mspd.ball import image_generators, project, random_offsets
+from mspd.ball import image_generators, normals, project, random_offsets
 from mspd.guard import check_arguments
 
 
@@ -20,7 +20,7 @@ def gaussian(
     """
     generators = _checked(x, y, eps, norm, generator)
     deviation = eps / 2 if norm == "Linf" else eps / math.sqrt(x[0].numel())
-    drawn = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in generators])
+    drawn = normals(x.shape[1:], generators)
     return project(x + deviation * drawn.to(x), x, eps, norm)
 
 

@@ -25,8 +25,8 @@ def unadv(
     An epoch walks `steps` projected steps of `step_size` (eps/4; eps for a single step) down the loss, from the point
     reached so far, and moves there by the share `alpha`: 0.1, as published for 100 epochs, or 1 below ten epochs, where
     0.1 could not reach the border of the ball. The table's 2-epoch row is epochs=2. Arguments and errors as in `mcgs`;
-    nothing is random. The published baseline takes its label from its own backbone: y = mspd.evaluation.predict(model,
-    x).
+    nothing is random. The published baseline takes its label from its own backbone:
+    y = mspd.evaluation.predict(model, x).
 
     The original boosts objects with patches trained for a class; this is the paper's adaptation to one image and an
     Linf ball, whose inner steps follow from the published seconds (about 20 gradients an epoch).

@@ -20,7 +20,7 @@ saving.py      encoded, written, checked, published
 A file imports only from those above it.
 """
 
-from mspd.images.checking import Check
+from mspd.images.checking import LOSSY_MARGIN, Check
 from mspd.images.formats import FORMATS, LOSSY, PICTURES, SUFFIXES, is_picture
 from mspd.images.grid import Pixels, quantise, to_pixels, to_tensor
 from mspd.images.picture import Picture
@@ -30,6 +30,7 @@ from mspd.images.saving import encode, publish, save
 __all__ = [
     "FORMATS",
     "LOSSY",
+    "LOSSY_MARGIN",
     "MAX_PIXELS",
     "PICTURES",
     "SUFFIXES",

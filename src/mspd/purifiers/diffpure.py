@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mspd.ball import image_generators
+from mspd.ball import image_generators, normals
 from mspd.errors import UsageError
 from mspd.guard import check_generator, check_images, no_autocast
 from mspd.models import load_model
@@ -67,7 +67,7 @@ def diffpure(
     generators = image_generators(x, generator)
 
     def noise() -> Tensor:
-        return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in generators]).to(x)
+        return normals(x.shape[1:], generators).to(x)
 
     def noise_in(z: Tensor, i: int) -> Tensor:
         return in_pieces(network, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device, dtype=torch.float32), rows)
