@@ -1,9 +1,12 @@
 """The README is true: its Python runs, its commands exist, its files are there."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from mspd.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,7 +22,14 @@ def test_python_runs() -> None:
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_commands_and_options_exist() -> None:
+def test_commands_and_options_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def help_of(command: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["mspd", command, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
     lines = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ mspd ")]
     assert len(lines) >= 5
     calls = [line.split("#")[0].split() for line in lines]
@@ -27,11 +37,6 @@ def test_commands_and_options_exist() -> None:
     for words in calls:
         for option in (word for word in words[2:] if word.startswith("-")):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[words[1]]), f"{words}: {option}"
-
-
-def help_of(command: str) -> str:
-    call = [sys.executable, "-m", "mspd", command, "--help"]
-    return subprocess.run(call, capture_output=True, text=True, check=True).stdout
 
 
 def test_make_targets_exist() -> None:
