@@ -45,10 +45,8 @@ def check_filled(x: Tensor, **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and (not isinstance(tensor, Tensor) or tensor.shape != x.shape[:1]):
             found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else repr(tensor)
-            raise UsageError(
-                f"{name}: {found}; it is filled by the attack, so pass a tensor of shape ({len(x)},), "
-                "or the limit as n_queries"
-            )
+            line = f"{name}: {found}; it is filled by the attack, so pass a tensor of shape ({len(x)},)"
+            raise UsageError(line + ", or the limit as n_queries" if name == "queries" else line)
 
 
 def filled(rows: Tensor) -> Tensor:
