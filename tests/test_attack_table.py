@@ -551,7 +551,8 @@ def test_wrong_types(name: str) -> None:
         "norm": (2, None),
         "generator": (0, None, [g()]),
         **{key: ("0.1", -0.1, [0.1]) for key in ("step_size", "lr", "c", "p_init") if key in parameters},
-        **{key: ("3", 1.5, -1, None) for key, parameter in parameters.items() if parameter.annotation is int},
+        **{key: ("0.1", -0.1, float("nan"), None) for key in ("confidence", "decay") if key in parameters},
+        **{key: ("3", 1.5, -1, True, None) for key, parameter in parameters.items() if parameter.annotation is int},
         **{key: values for key, values in (("loss", ("ce", None)), ("purifier", ("jpeg",)))
            if key in parameters and parameters[key].annotation is not str},
     }  # fmt: skip

@@ -295,6 +295,12 @@ def test_number_of_images_changes_nothing(network: nn.Module) -> None:
         (lambda m, x, y: evaluate(m, x, y, eps=0.1, seed=-1), UsageError, "seed is -1: it must be an int from 0"),
         (lambda m, x, y: evaluate(m, x, y, eps=0.1, seed=1.5), UsageError, "seed is 1.5: it must be an int from 0"),
         (lambda m, x, y: evaluate(m, x, y, eps=0.1, steps=1.5), UsageError, "steps is 1.5: it must be a whole number"),
+        (lambda m, x, y: evaluate(m, x, y, eps=0.1, generator=torch.Generator()), UsageError, "choose its seed"),
+        (
+            lambda m, x, y: evaluate(m, x, y, eps=0.1, attack="square", queries=torch.zeros(2, dtype=torch.int64)),
+            UsageError,
+            "cannot fill queries: call the attack itself",
+        ),
         (lambda m, x, y: evaluate("rn18", x, y, eps=0.1), InputError, "the model is a str: pass a torch.nn.Module"),
         (lambda m, x, y: evaluate(m, x * 255, y, eps=0.1), InputError, "divide by 255"),
         (lambda m, x, y: evaluate(m, x, y[:1], eps=0.1), InputError, "pass integer labels (2,)"),

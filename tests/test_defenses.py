@@ -200,7 +200,7 @@ def test_wrong_types(name: str) -> None:
         "norm": (2, None),
         "generator": (0, None, [g()]),
         **{key: ("0.1", -0.1, [0.1]) for key in ("step_size", "lr", "alpha") if key in parameters},
-        **{key: ("3", 1.5, 0, None) for key, parameter in parameters.items() if parameter.annotation is int},
+        **{key: ("3", 1.5, 0, True, None) for key, parameter in parameters.items() if parameter.annotation is int},
     }
     if name in GRADIENT:  # the others do not look at it
         wrong["model"] = ("prn18-cifar10", None)

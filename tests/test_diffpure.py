@@ -90,7 +90,11 @@ def test_calls_of_the_network() -> None:
     [
         ({"t": 0}, UsageError, "give a time in (0, 1]"),
         ({"t": 2}, UsageError, "give a time in (0, 1]"),
+        ({"t": float("nan")}, UsageError, "give a time in (0, 1]"),
+        ({"t": "0.1"}, UsageError, "give a time in (0, 1]"),
         ({"strides": 101}, UsageError, "give 1 to 100"),
+        ({"strides": "10"}, UsageError, "strides is '10': it must be a whole number"),
+        ({"denoiser": "shipped"}, UsageError, "denoiser is 'shipped': pass a function"),
         ({"generator": 0}, UsageError, "generator is a int: pass a torch.Generator"),
         ({"x": torch.full((1, 3, 8, 8), 9.0)}, InputError, "divide by 255"),
     ],

@@ -91,7 +91,7 @@ def check_eps(eps: float, norm: str = "Linf") -> None:
 def check_counts(least: int = 1, **counts: int) -> None:
     """Each must be a whole number, `least` or more; UsageError otherwise."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < least:
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
             raise UsageError(f"{name} is {count!r}: it must be a whole number, at least {least}")
 
 
@@ -100,6 +100,13 @@ def check_positive(**numbers: float) -> None:
     for name, value in numbers.items():
         if not isinstance(value, Real) or not 0 < value < math.inf:
             raise UsageError(f"{name} is {value!r}: it must be positive and finite")
+
+
+def check_nonnegative(**numbers: float) -> None:
+    """Each must be zero or a positive, finite number; UsageError otherwise."""
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or not 0 <= value < math.inf:
+            raise UsageError(f"{name} is {value!r}: it must be finite and not negative")
 
 
 def check_functions(**functions: object) -> None:

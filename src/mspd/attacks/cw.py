@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mspd.attacks.common import check_call, loss_gradient, read_right, wrong
 from mspd.attacks.pgd import pgd
 from mspd.errors import UsageError
-from mspd.guard import check_positive, eval_mode
+from mspd.guard import check_nonnegative, check_positive, eval_mode
 from mspd.objectives import margin
 
 
@@ -34,6 +34,7 @@ def cw(
     if norm != "Linf":
         raise UsageError("cw keeps to a Linf box: use norm='Linf'")
     check_positive(lr=lr, c=c)
+    check_nonnegative(confidence=confidence)
     with eval_mode(model):
         live = read_right(model, x, y)
         x_adv = x.clone()

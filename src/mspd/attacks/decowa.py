@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mspd.attacks.common import check_call, filled, loss_gradient, rgb
 from mspd.attacks.surrogates import surrogate_for
 from mspd.ball import image_generators, project, step
-from mspd.guard import eval_mode, gradient_of
+from mspd.guard import check_nonnegative, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 #: control points a side; the inner ones move
@@ -41,6 +41,7 @@ def decowa(
     classes.
     """
     check_call(model, x, y, eps, norm, generator, steps=steps, warps=warps)
+    check_nonnegative(decay=decay)
     source = model if surrogate is None else surrogate_for(surrogate, x, y)
     generators = image_generators(x, generator)
     splines = Splines(x.shape[2], x.shape[3], x.device)

@@ -4,13 +4,14 @@ diffusion model take the noise away."""
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from mspd.ball import image_generators, normals
 from mspd.errors import UsageError
-from mspd.guard import check_generator, check_images, no_autocast
+from mspd.guard import check_counts, check_functions, check_generator, check_images, no_autocast
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
@@ -52,15 +53,19 @@ def diffpure(
     strides than timesteps, and, without a `denoiser`, for pictures that are grey or have sides that 4 does not divide.
     """
     check_images(x)
-    last = round(t * STEPS)
-    if not 1 <= last <= STEPS:
-        raise UsageError(f"t is {t:g}: give a time in (0, 1], the paper's is 0.1")
-    if strides is not None and not 1 <= strides <= last:
+    last = round(t * STEPS) if isinstance(t, Real) and 0 < t <= 1 else 0
+    if last == 0:
+        raise UsageError(f"t is {t!r}: give a time in (0, 1], the paper's is 0.1")
+    if strides is not None:
+        check_counts(strides=strides)
+    if strides is not None and strides > last:
         raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
-    if denoiser is None and (x.shape[1] != 3 or x.shape[2] % 4 or x.shape[3] % 4):
+    if denoiser is not None:
+        check_functions(denoiser=denoiser)
+    elif x.shape[1] != 3 or x.shape[2] % 4 or x.shape[3] % 4:
         size = " x ".join(map(str, x.shape[1:]))
         raise UsageError(f"x is {size}: the shipped denoiser is made for 3 x 32 x 32; pass a denoiser of yours")
-    network = denoiser or load_model(WEIGHTS, x.device)
+    network = load_model(WEIGHTS, x.device) if denoiser is None else denoiser
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     check_generator(generator)
