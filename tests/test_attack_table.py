@@ -504,6 +504,10 @@ def test_broken_images_cost_nothing_more(network: nn.Module, labels: Tensor) -> 
         (lambda m, x, y: fab_t(m, x, y, eps=0.1, generator=g(), targets=0), "targets is 0: it must be a whole"),
         (lambda m, x, y: cw(m, x, y, eps=0.1, generator=g(), steps=0), "steps is 0: it must be a whole"),
         (lambda m, x, y: decowa(m, x, y, eps=0.1, generator=g(), warps=0), "warps is 0: it must be a whole"),
+        (lambda m, x, y: decowa(m, x, y, eps=0.1, generator=g(), decay=math.nan), "decay is nan: it must be finite"),
+        (lambda m, x, y: decowa(m, x, y, eps=0.1, generator=g(), decay=-1), "decay is -1: it must be finite and not"),
+        (lambda m, x, y: cw(m, x, y, eps=0.1, generator=g(), confidence=math.nan), "confidence is nan: it must be"),
+        (lambda m, x, y: cw(m, x, y, eps=0.1, generator=g(), confidence="0"), "confidence is '0': it must be finite"),
         (lambda m, x, y: bpda_eot(m, x, y, eps=0.1, generator=g(), checks=0), "checks is 0: it must be a whole"),
         (lambda m, x, y: autoattack(m, x, y, eps=0.1, generator=g(), eot=0), "eot is 0: it must be a whole"),
     ],
@@ -551,7 +555,6 @@ def test_wrong_types(name: str) -> None:
         "norm": (2, None),
         "generator": (0, None, [g()]),
         **{key: ("0.1", -0.1, [0.1]) for key in ("step_size", "lr", "c", "p_init") if key in parameters},
-        **{key: ("0.1", -0.1, float("nan"), None) for key in ("confidence", "decay") if key in parameters},
         **{key: ("3", 1.5, -1, True, None) for key, parameter in parameters.items() if parameter.annotation is int},
         **{key: values for key, values in (("loss", ("ce", None)), ("purifier", ("jpeg",)))
            if key in parameters and parameters[key].annotation is not str},
