@@ -1,10 +1,11 @@
 """Where the shared data sets are (tests that need them skip with a reason when they are absent), a preset of tiny
-random networks for tests of all that is around the networks, a server for tests of the page, and what the tables of
-attacks and defences have in common."""
+random networks for tests of all that is around the networks, the command line in this process, a server for tests of
+the page, and what the tables of attacks and defences have in common."""
 
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from mspd.presets import PRESETS, Preset
 
 os.environ.pop("COLUMNS", None)  # rich would keep to it for good; pytest-xdist sets it
 
+Call = Callable[..., tuple[int, str, str]]
 DATA = Path(os.environ.get("MSPD_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -30,6 +32,25 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no data sets in {DATA}; set MSPD_DATA to a folder with cifar10/ and tiny-imagenet-100/")
     return DATA
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """mspd ARGS in this process, in an empty folder: exit code, stdout, stderr."""
+    from mspd.cli import main  # not before COLUMNS is gone
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mspd", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd import evaluate
-from mspd.attacks import bpda_eot, pgd, smallest_eps
+from mspd.attacks import bpda_eot, pgd, rays, smallest_eps
 from mspd.errors import InputError, UsageError
 from mspd.models import build
 from mspd.objectives import cross_entropy
@@ -300,6 +300,11 @@ def test_number_of_images_changes_nothing(network: nn.Module) -> None:
             lambda m, x, y: evaluate(m, x, y, eps=0.1, attack="square", queries=torch.zeros(2, dtype=torch.int64)),
             UsageError,
             "cannot fill queries: call the attack itself",
+        ),
+        (
+            lambda m, x, y: evaluate(m, x, y, eps=0.1, attack=partial(rays, distances=torch.zeros(2))),
+            UsageError,
+            "cannot fill distances: call the attack itself",
         ),
         (lambda m, x, y: evaluate("rn18", x, y, eps=0.1), InputError, "the model is a str: pass a torch.nn.Module"),
         (lambda m, x, y: evaluate(m, x * 255, y, eps=0.1), InputError, "divide by 255"),

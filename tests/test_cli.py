@@ -25,33 +25,15 @@ from PIL import Image
 import mspd.batch.local as local
 import mspd.batch.runner as runner
 import mspd.cli as cli
+from conftest import Call
 from mspd import Protector, Verifier, images
 from mspd.models import PUBLISHED, card_of, list_models
 from mspd.models.files import WEIGHTS
 from mspd.presets import PRESETS
 from mspd.verify import Reading
 
-Call = Callable[..., tuple[int, str, str]]
-
 QUICK = ("--preset", "tiny")
 pytestmark = pytest.mark.usefixtures("tiny")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """mspd ARGS in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mspd", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(autouse=True)

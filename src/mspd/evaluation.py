@@ -90,12 +90,13 @@ def evaluate(
         raise InputError(f"x is {x.dtype}: models are measured in float32, pass x.float()")
     run = find("attack", attack, ATTACKS) if isinstance(attack, str) else attack
     check_functions(attack=run)
-    if "purifier" in {**getattr(run, "keywords", {}), **params}:
+    settings = {**getattr(run, "keywords", {}), **params}
+    if "purifier" in settings:
         raise UsageError("evaluate reads the model alone: measure one behind a purifier with mspd.benchmark's Purified")
     if "generator" in params:
         raise UsageError("evaluate makes the attack's generator: choose its seed")
     for given in ("queries", "distances"):
-        if isinstance(params.get(given), Tensor):
+        if isinstance(settings.get(given), Tensor):
             raise UsageError(f"evaluate attacks pieces of x, which cannot fill {given}: call the attack itself")
     name = attack if isinstance(attack, str) else name_of(run)
     check_signature("attack", name, partial(run, **params), "model, x, y, eps=, norm=, generator=")

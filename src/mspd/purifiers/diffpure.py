@@ -58,8 +58,8 @@ def diffpure(
         raise UsageError(f"t is {t!r}: give a time in (0, 1], the paper's is 0.1")
     if strides is not None:
         check_counts(strides=strides)
-    if strides is not None and strides > last:
-        raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
+        if strides > last:
+            raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
     if denoiser is not None:
         check_functions(denoiser=denoiser)
     elif x.shape[1] != 3 or x.shape[2] % 4 or x.shape[3] % 4:
