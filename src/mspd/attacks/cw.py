@@ -26,9 +26,9 @@ def cw(
 ) -> Tensor:
     """Adam on |delta|^2 + c max(z_y - max_other z, -confidence), delta in a box by a tanh; return the shortest success.
 
-    The box is the Linf ball around x (B, C, H, W), cut to [0, 1]; the walk starts at x itself, so 50 steps of 0.01
-    reach less than half of the budget. Images that are never misread, or are already, come back unchanged. Linf only.
-    Draws nothing from `generator`. Errors as in `pgd`.
+    The box is the Linf ball around x (B, C, H, W), cut to [0, 1]; the walk starts in its middle (x itself, but for
+    values nearer than eps to 0 or 1), so 50 steps of 0.01 reach less than half of the budget. Images that are never
+    misread, or are already, come back unchanged. Linf only. Draws nothing from `generator`. Errors as in `pgd`.
     """
     check_call(model, x, y, eps, norm, generator, steps=steps)
     if norm != "Linf":
@@ -47,8 +47,8 @@ def _walk(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, lr: float, c: float, confidence: float
 ) -> Tensor:
     low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-    middle, half = (low + high) / 2, ((high - low) / 2).clamp_min(1e-12)
-    w = torch.atanh(((x - middle) / half).clamp(-0.999, 0.999))
+    middle, half = (low + high) / 2, (high - low) / 2
+    w = torch.zeros_like(x)
     first, second = torch.zeros_like(w), torch.zeros_like(w)
     best = x.clone()
     shortest = torch.full((len(x),), torch.inf, device=x.device, dtype=torch.float32)
