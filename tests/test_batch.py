@@ -14,6 +14,7 @@ from torch import Tensor
 
 import mspd.batch.local as local
 from mspd import Protector, images
+from mspd.atomic import temporary_beside
 from mspd.batch import Plan, beside, plan, run
 from mspd.batch.places import Spot
 from mspd.errors import ImageError, MspdError, UsageError
@@ -247,6 +248,10 @@ def test_output_folder_inside_the_input(
         assert list(rows) == ["a.png"]
     assert calls == ["a.png"]
     assert set(files(root)) == {"a.png", "out/a.png.png"}
+    picture(root / "out" / "deep" / "b.png", 2)  # no copy: left out without a word it would be published as it is
+    with pytest.raises(UsageError, match=r"deep/b.png: lies where the copies go and would not be protected"):
+        plan([root], root / "out")
+    (root / "out" / "deep" / "b.png").unlink()
     # The output folder around the input is no reason to leave the input out.
     assert [job.id for job in plan([root], tmp_path)] == ["a.png", "out/a.png.png"]
 
@@ -394,7 +399,8 @@ def test_kill_between_output_and_its_row(
 
     def killed(picture: images.Picture, pixels: images.Pixels, target: Path, **options: Any) -> None:
         real(picture, pixels, target, **options)
-        (target.parent / ".mspd-0123456789abcdef.tmp").write_bytes(b"cut")
+        temporary_beside(target).write_bytes(b"cut")
+        temporary_beside(target.with_name("other.png")).write_bytes(b"of another run")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -408,7 +414,9 @@ def test_kill_between_output_and_its_row(
     assert {row["status"] for row in rows.values()} == {"done"}
     assert rows["a.png"]["output"] == str(out / "a.png.png")
     assert files(out)["a.png.png"] == before["a.png.png"]
-    assert not list(out.rglob(".mspd-*"))
+    left = [path.read_bytes() for path in out.rglob(".mspd-*")]
+    assert left
+    assert set(left) == {b"of another run"}
 
 
 def test_stranger_at_the_output_of_a_killed_job(protector: Protector, folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import math
 import os
 import random
 import struct
+import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 from mspd import images
 from mspd.errors import ImageError, InputError, UsageError
 from mspd.images import checking, is_picture, quantise, read, save, saving, to_pixels, to_tensor
+from mspd.images.refusals import one_line
 from mspd.metrics import ssim
 
 EPS = 8 / 255
@@ -937,7 +940,32 @@ def test_a_write_that_stops_half_way_leaves_nothing(picture, out):
     only(out)
 
 
-@pytest.mark.parametrize("step", ["_write", "check_written", "publish"])
+def test_threads_that_read_leave_the_warnings_of_the_process_as_they_were(tmp_path):
+    """Two threads in `one_line` at once, the first in being the first out: nothing of this may stay."""
+    inside, out = threading.Event(), threading.Event()
+
+    def first():
+        with one_line(tmp_path):
+            inside.set()
+            out.wait(10)
+            warnings.warn("of Pillow", stacklevel=1)
+
+    thread = threading.Thread(target=first)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        thread.start()
+        inside.wait(10)
+        with pytest.warns(UserWarning, match="of another thread"):
+            warnings.warn("of another thread", stacklevel=1)
+        with one_line(tmp_path):
+            out.set()
+            thread.join()
+            warnings.warn("of Pillow, too", stacklevel=1)
+        warnings.warn("afterwards", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["afterwards"]
+
+
+@pytest.mark.parametrize("step", ["write_new", "check_written", "publish"])
 def test_an_interruption_leaves_nothing(picture, out, monkeypatch, step):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from threading import Condition, Thread
 import torch
 from torch import Tensor
 
-from mspd import images
+from mspd import atomic, images
 from mspd.batch.places import Member, Place, Shard, absolute, content, exists, load, save, written
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
@@ -56,13 +56,8 @@ class Options:
 
 def sweep(jobs: Iterable[Job]) -> None:
     """Remove temporary files that a killed process left beside the outputs of these jobs."""
-    last = None
-    for job in jobs:
-        output = job.output.shard if isinstance(job.output, Member) else job.output
-        if isinstance(output, Path) and output.parent != last:
-            last = output.parent
-            for leftover in last.glob(".mspd-*.tmp"):
-                leftover.unlink(missing_ok=True)
+    outputs = (job.output.shard if isinstance(job.output, Member) else job.output for job in jobs)
+    atomic.sweep(output for output in outputs if isinstance(output, Path))
 
 
 # ---------------------------------------------------------------- the stages

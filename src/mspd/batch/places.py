@@ -1,12 +1,12 @@
 """Where pictures lie: files of this machine, addresses (`s3://bucket/a.png`, by fsspec) and members of tar shards.
 
-Nothing is ever overwritten, and everything appears under its name only when whole: a file and a shard by a link to a
-finished temporary file, an object at an address by a single put.
+Nothing is overwritten, and everything appears under its name only when whole: a file and a shard by a link to a
+finished temporary file, which fails where another process was quicker; an object at an address by a single put after a
+look whether one is there, so that there of two runs at once the later one wins.
 """
 
 import io
 import os
-import secrets
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from mspd import images
+from mspd.atomic import publish, temporary_beside
 from mspd.errors import ImageError, MspdError, UsageError, first_line
 
 
@@ -102,7 +103,7 @@ def store_of(address: Address) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(address.url)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{address}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{address}: {first_line(error)}") from error
     return fs, path
 
 
@@ -269,7 +270,7 @@ class Shard:
         self.out = out
         if isinstance(out, Path):
             _make_folder(out.parent)
-            self.path = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
+            self.path = temporary_beside(out)
         else:
             self.path = Path(tempfile.mkdtemp(prefix="mspd-")) / out.name
         self.tar = tarfile.open(self.path, "w")  # noqa: SIM115
@@ -284,7 +285,7 @@ class Shard:
             with _one_line(self.out):
                 self.tar.close()
                 if isinstance(self.out, Path):
-                    images.publish(self.path, self.out)
+                    publish(self.path, self.out)
                 else:
                     fs, path = store_of(self.out)
                     if fs.exists(path):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mspd import images
 from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
@@ -210,10 +210,24 @@ def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tu
     """The pictures under a folder in order, as parts of their paths, without those in `root`, where copies go."""
     for name, is_dir in listing(folder):
         if is_dir:
-            if _real(folder / name) != root:
+            if _real(folder / name) == root:
+                _refuse_originals(folder / name)
+            else:
                 yield from _pictures(folder / name, (*parts, name), root)
         elif images.is_picture(name):
             yield (*parts, name)
+
+
+def _refuse_originals(root: Place) -> None:
+    """UsageError for a picture where copies go that is not called like one (a.jpg.png): it would not be protected."""
+    for name, is_dir in listing(root):
+        if is_dir:
+            _refuse_originals(root / name)
+        elif images.is_picture(name) and not images.is_picture(PurePath(name).stem):
+            raise UsageError(
+                f"{root / name}: lies where the copies go and would not be protected; choose another output folder, "
+                "or move it"
+            )
 
 
 def _samples(shard: Place) -> Iterator[tuple[str, list[Member]]]:

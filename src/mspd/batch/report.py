@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mspd.atomic import temporary_beside
 from mspd.batch.places import extra
 from mspd.errors import ImageError, UsageError
 from mspd.locks import lock
@@ -167,7 +168,7 @@ class Journal:
         columns = {"id": pa.string(), "status": pa.string(), "error": pa.string()}
         columns |= {name: kinds[kind] for name, kind in Protection.__annotations__.items()}
         schema = pa.schema(columns, metadata={"mspd": json.dumps(self.settings)})
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = temporary_beside(path)
         with pq.ParquetWriter(temporary, schema) as writer:
             rows: list[Row] = []
             for row in self._last_rows():

@@ -6,7 +6,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mspd.errors import UsageError
+from mspd.errors import UsageError, first_line
 from mspd.smoothing import Prepared, in_pieces
 
 #: a lead of no more than this share of a row's range, from the least logit to the largest, or of its largest absolute
@@ -33,7 +33,7 @@ class Rough(nn.Module):
         try:
             logits: Tensor = self.quick(x)
         except (RuntimeError, TypeError) as error:
-            raise UsageError(f"{self.name} does not run in bfloat16 ({str(error).splitlines()[0]})") from error
+            raise UsageError(f"{self.name} does not run in bfloat16 ({first_line(error)})") from error
         with torch.no_grad():
             first, second = logits.topk(2, dim=1).values.unbind(1)
             scale = torch.maximum(first - logits.amin(1), logits.abs().amax(1))

@@ -25,7 +25,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from mspd import images
+from mspd import atomic, images
 from mspd.benchmark.grid import Cell
 from mspd.errors import ImageError, UsageError
 from mspd.locks import lock
@@ -139,14 +139,12 @@ def read_png(paths: Iterable[Path]) -> Tensor:
 
 def write(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    atomic.write(path, text.encode())
 
 
 def _foreign(path: Path) -> bool:
     """Whether a file of a folder without settings is not what a run leaves that was killed as it began."""
-    return path.name != "settings.json.tmp" and (path.name != "rows.jsonl" or path.stat().st_size > 0)
+    return not path.match(".mspd-*.tmp") and (path.name != "rows.jsonl" or path.stat().st_size > 0)
 
 
 def _held(out: Path) -> FileIO:

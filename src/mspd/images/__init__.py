@@ -25,7 +25,7 @@ from mspd.images.formats import FORMATS, LOSSY, PICTURES, SUFFIXES, is_picture
 from mspd.images.grid import Pixels, quantise, to_pixels, to_tensor
 from mspd.images.picture import Picture
 from mspd.images.reading import MAX_PIXELS, decode, read
-from mspd.images.saving import encode, publish, save
+from mspd.images.saving import encode, save
 
 __all__ = [
     "FORMATS",
@@ -40,7 +40,6 @@ __all__ = [
     "decode",
     "encode",
     "is_picture",
-    "publish",
     "quantise",
     "read",
     "save",

@@ -1,9 +1,10 @@
 """How a refusal is worded: one `ImageError`, one line, the file's name, what is wrong, what to do."""
 
 import errno
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,12 +49,41 @@ def too_many(limit: int) -> str:
     return f"more pixels than the limit of {limit / 1e6:.0f} million; scale it down"
 
 
+class _Inside(threading.local):
+    """What the filter below asks about a warning's text: "yes" in the threads that are in `one_line` just now."""
+
+    depth = 0
+
+    def match(self, text: str) -> bool:
+        return self.depth > 0
+
+
+_INSIDE = _Inside()
+#: `warnings.catch_warnings` would not do: it swaps the filters of the whole process, and of two threads that do so the
+#: later one puts the earlier one's back for good
+_FILTER = ("ignore", _INSIDE, Warning, None, 0)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """No warning of this thread gets out; other threads, and this one afterwards, warn as before."""
+    filters: list[object] = warnings.filters  # type: ignore[assignment]
+    if filters[:1] != [_FILTER]:
+        with suppress(ValueError):
+            filters.remove(_FILTER)
+        filters.insert(0, _FILTER)
+    _INSIDE.depth += 1
+    try:
+        yield
+    finally:
+        _INSIDE.depth -= 1
+
+
 @contextmanager
 def one_line(path: str | Path) -> Iterator[None]:
     """Turn whatever Pillow and the file system raise into one ImageError about `path`; let no warning out."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _no_warnings():
             yield
     except MspdError:
         raise

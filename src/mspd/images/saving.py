@@ -2,12 +2,12 @@
 
 import errno
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from mspd.atomic import publish, temporary_beside, write_new
 from mspd.errors import InputError, UsageError, printable
 from mspd.images.checking import Check, check_written
 from mspd.images.encoding import refuse_unfit, to_bytes
@@ -33,9 +33,9 @@ def save(picture: Picture, pixels: Pixels, out: str | Path, *, eps: float, quali
     out = Path(out)
     form = _form(picture, pixels, out, eps, quality)
     _refuse_existing(picture, out)
-    temporary = out.parent / f".mspd-{secrets.token_hex(8)}.tmp"
+    temporary = temporary_beside(out)
     try:
-        _write(temporary, to_bytes(picture, pixels, form, quality, out))
+        write_new(temporary, to_bytes(picture, pixels, form, quality, out))
         check = check_written(picture, pixels, read_as(temporary, out), form, eps, quality, out)
         publish(temporary, out)
     except OSError as error:
@@ -89,26 +89,3 @@ def _refuse_existing(picture: Picture, out: Path) -> None:
         if out.samefile(picture.path):
             refuse(out, "is the original itself; choose another name")
     refuse(out, REASONS[errno.EEXIST])
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a new file through to the disk."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def publish(temporary: Path, out: Path) -> None:
-    """Give the finished file its name; FileExistsError if another file took the name meanwhile."""
-    try:
-        os.link(temporary, out)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links here: claim the name first, then replace the claim
-        os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        try:
-            os.replace(temporary, out)
-        except BaseException:
-            out.unlink(missing_ok=True)
-            raise

@@ -3,9 +3,7 @@ of the Hugging Face Hub: `model.safetensors`, the card as `config.json`, and a R
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from mspd.errors import WeightsError
+from mspd import atomic
+from mspd.errors import WeightsError, first_line
 from mspd.models.registry import build
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -42,7 +41,7 @@ def load_weights(path: Path) -> nn.Module:
             model = build(card["architecture"], card["arguments"])
         load_state(model, tensors)
     except (SafetensorError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not the weights that its card describes ({str(error).splitlines()[0]})") from error
+        raise WeightsError(f"{path}: not the weights that its card describes ({first_line(error)})") from error
     return model
 
 
@@ -110,14 +109,10 @@ def _readme(card: dict[str, Any]) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write or replace the file, whole or not at all, its folder made where it is missing; WeightsError on failure."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        atomic.write(path, data)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 

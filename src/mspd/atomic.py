@@ -1,0 +1,65 @@
+"""A file appears under its name whole and written through to the disk, or not at all."""
+
+import os
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+_PREFIX = len(".mspd-01234567-")
+
+
+def temporary_beside(out: Path) -> Path:
+    """A name that no file has, in the folder of `out`, for what is to become `out`."""
+    return out.parent / f"{_prefix(out)}{secrets.token_hex(8)}.tmp"
+
+
+def sweep(outs: Iterable[Path]) -> None:
+    """Remove what killed processes left of their attempts at these files, and nothing of any other."""
+    prefixes = defaultdict[Path, set[str]](set)
+    for out in outs:
+        prefixes[out.parent].add(_prefix(out))
+    for folder, known in prefixes.items():
+        for leftover in folder.glob(".mspd-*.tmp"):
+            if leftover.name[:_PREFIX] in known:
+                leftover.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet; OSError."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(temporary: Path, out: Path) -> None:
+    """Give the finished file its name; FileExistsError if another file took the name meanwhile."""
+    try:
+        os.link(temporary, out)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here: claim the name first, then replace the claim
+        os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            os.replace(temporary, out)
+        except BaseException:
+            out.unlink(missing_ok=True)
+            raise
+
+
+def write(out: Path, data: bytes) -> None:
+    """Write or replace the file `out`; OSError, with what was there before untouched."""
+    temporary = temporary_beside(out)
+    try:
+        write_new(temporary, data)
+        os.replace(temporary, out)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _prefix(out: Path) -> str:
+    return f".mspd-{blake2b(os.fsencode(out.name), digest_size=4).hexdigest()}-"
