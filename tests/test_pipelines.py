@@ -93,6 +93,20 @@ def test_pictures_keep_their_mode(mode: str, channels: int, protector: Protector
         protect_image(protector, Image.new("CMYK", (4, 4)), 0)
 
 
+@pytest.mark.parametrize(("mode", "key"), [("L", 64), ("RGB", (1, 2, 3))])
+def test_a_transparent_colour_becomes_alpha(protector: Protector, tmp_path: Path, mode: str, key: Any) -> None:
+    image = Image.new(mode, (16, 16), key)
+    image.paste(200 if mode == "L" else (9, 8, 7), (0, 0, 8, 16))
+    image.save(tmp_path / "a.png", transparency=key)
+    with Image.open(tmp_path / "a.png") as opened:
+        protected = protect_image(protector, opened, 0)
+    protected.save(tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as written:
+        alpha = np.asarray(written.convert("RGBA"))[:, :, 3]
+    assert (alpha[:, :8] == 255).all()
+    assert (alpha[:, 8:] == 0).all()
+
+
 def test_gradients_are_taken_where_the_caller_has_none(protector: Protector) -> None:
     x = images()
     wanted = protector(x, seed=1)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def test_exif_that_cannot_be_read_goes_altogether(tmp_path: Path) -> None:
     assert without_gps(before).exif in (None, b"II*\0\xff\xff\xff\xff GPS")
 
 
-@pytest.mark.parametrize("xmp", [None, GPS_XMP.encode(), b"no xmp at all"])
+OTHER_XMP = GPS_XMP.replace("rdf:", "r:").replace("xmlns:rdf", "xmlns:r")
+
+
+@pytest.mark.parametrize("xmp", [None, *(GPS_XMP.encode(e) for e in ("utf-8", "utf-16")), OTHER_XMP.encode()])
 def test_history_is_one_more_line(xmp: bytes | None, tmp_path: Path) -> None:
     start = replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)
     once = with_history(start)
@@ -95,9 +99,42 @@ def test_history_is_one_more_line(xmp: bytes | None, tmp_path: Path) -> None:
             e for e in root.iter("{http://ns.adobe.com/xap/1.0/sType/ResourceEvent#}action") if e.text == "edited"
         ]
         assert len(events) == lines
-    if xmp == GPS_XMP.encode():
-        assert once.xmp is not None
-        assert b'exif:GPSLatitude="48,12N"' in once.xmp
+        assert xmp is None or b'exif:GPSLatitude="48,12N"' in found.xmp
+
+
+BOMB = b'<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb">]><a xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:GPSAltitude="&b;"/>'
+DEEP_XMP = b"<a>" * 5000 + b"</a>" * 5000
+
+
+@pytest.mark.parametrize("xmp", [b"no xmp at all", BOMB, b"<a/>", DEEP_XMP])
+def test_xmp_that_is_none_gets_no_history_and_loses_nothing(xmp: bytes, tmp_path: Path) -> None:
+    start = replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)
+    assert with_history(start) is start
+
+
+@pytest.mark.parametrize("xmp", [GPS_XMP.encode("utf-16"), OTHER_XMP.encode()])
+def test_gps_goes_from_xmp_in_other_encodings_and_prefixes(xmp: bytes, tmp_path: Path) -> None:
+    after = without_gps(replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)).xmp
+    assert after is not None
+    assert b"GPS" not in after
+    assert b'exif:Flash="1"' in after
+
+
+@pytest.mark.parametrize("xmp", [b"GPS, but no xmp", BOMB])
+def test_xmp_that_cannot_be_read_goes_altogether(xmp: bytes, tmp_path: Path) -> None:
+    assert without_gps(replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)).xmp is None
+
+
+@pytest.mark.parametrize(
+    "filling", [" " * 300_000, "<exif:GPSx " * 30_000, "<exif:GPSx>" * 30_000, "<rdf:Seq>" * 30_000]
+)
+def test_hostile_xmp_takes_no_longer_than_a_picture(filling: str, tmp_path: Path) -> None:
+    xmp = GPS_XMP.replace("<exif:GPSMapDatum/>", filling + "<exif:GPSMapDatum/>").encode()
+    start = replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)
+    began = time.perf_counter()
+    without_gps(start)
+    with_history(start)
+    assert time.perf_counter() - began < 20
 
 
 # ---------------------------------------------------------------- content credentials
@@ -262,7 +299,12 @@ def test_strip_and_history_at_the_command_line(
 
 def test_other_places_in_xmp_go_too() -> None:
     xmp = (
-        b'<rdf:Description drone-dji:GpsLatitude="+52.52" photoshop:City="Berlin" crs:Exposure="1"'
+        b'<rdf:Description xmlns:drone-dji="http://www.dji.com/drone-dji/1.0/" xmlns:crs="http://ns.adobe.com/crs/1.0/"'
+        b' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+        b' xmlns:Iptc4xmpCore="http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"'
+        b' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        b' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+        b' drone-dji:GpsLatitude="+52.52" photoshop:City="Berlin" crs:Exposure="1"'
         b' Iptc4xmpCore:CountryCode="DEU"><drone-dji:GpsLongitude>13.40</drone-dji:GpsLongitude>'
         b"<Iptc4xmpCore:Location>Alexanderplatz</Iptc4xmpCore:Location><dc:title>cat</dc:title><Iptc4xmpExt:LocationShown>"
         b"<rdf:Bag><rdf:li Iptc4xmpExt:City='Berlin'/></rdf:Bag></Iptc4xmpExt:LocationShown></rdf:Description>"

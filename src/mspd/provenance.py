@@ -7,7 +7,6 @@ small unprotected copies, so none is added and those of the original's credentia
 import io
 import json
 import os
-import re
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -21,34 +20,17 @@ from PIL import Image
 from mspd import images
 from mspd.errors import ImageError, UsageError
 from mspd.images import Picture
+from mspd.xmp import with_event, without_places
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
           ".tiff": "image/tiff"}  # fmt: skip
 _GPS = 0x8825
 #: labels of assertions that may hold a place
 _PLACES = ("stds.exif", "stds.iptc", "c2pa.metadata", "cawg.metadata")
-_EVENT = (
-    '<rdf:li rdf:parseType="Resource"><stEvt:action>edited</stEvt:action>'
-    "<stEvt:softwareAgent>{agent}</stEvt:softwareAgent></rdf:li>"
-)
-_PACKET = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
-    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">{description}</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
-_DESCRIPTION = (
-    '<rdf:Description rdf:about="" xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/" '
-    'xmlns:stEvt="http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"><xmpMM:History><rdf:Seq>{event}</rdf:Seq>'
-    "</xmpMM:History></rdf:Description>"
-)
-#: properties of XMP that say where: any maker's GPS fields, and IPTC's names of places
-_XMP_PLACES = (
-    rb"(?:[\w-]+:G[Pp][Ss]\w*|photoshop:(?:City|State|Country)|Iptc4xmpCore:(?:Location|CountryCode)"
-    rb"|Iptc4xmpExt:Location\w+)"
-)
 
 
 def without_gps(picture: Picture) -> Picture:
-    """The picture without the place in its EXIF and XMP. EXIF that cannot be parsed goes altogether."""
+    """The picture without the place in its EXIF and XMP. One of the two that cannot be parsed goes altogether."""
     exif, xmp = picture.exif, picture.xmp
     if exif is not None:
         try:
@@ -61,26 +43,14 @@ def without_gps(picture: Picture) -> Picture:
                 exif = tags.tobytes().removeprefix(b"Exif\0\0")
         except Exception:  # Pillow raises anything on malformed tags
             exif = None
-    if xmp is not None:
-        xmp = re.sub(rb"<(" + _XMP_PLACES + rb")\b[^>]*?(/>|>.*?</\1\s*>)", b"", xmp, flags=re.DOTALL)
-        xmp = re.sub(rb"\s+" + _XMP_PLACES + rb"""\s*=\s*("[^"]*"|'[^']*')""", b"", xmp)
-    return replace(picture, exif=exif, xmp=xmp)
+    return replace(picture, exif=exif, xmp=None if xmp is None else without_places(xmp))
 
 
 def with_history(picture: Picture) -> Picture:
-    """The picture with a line in its XMP history: edited, by mspd. No time, so that the same call gives the same
-    bytes."""
-    event = _EVENT.format(agent=f"mspd {version('mspd')}")
-    xmp = picture.xmp.decode("utf-8", "surrogateescape") if picture.xmp else ""
-    before, found, after = xmp.rpartition("</rdf:RDF>")
-    history = re.search(r"(<xmpMM:History>\s*<rdf:Seq>.*?)(</rdf:Seq>)", xmp, flags=re.DOTALL)
-    if history and "xmlns:stEvt" in xmp:
-        xmp = xmp[: history.end(1)] + event + xmp[history.start(2) :]
-    elif found:
-        xmp = before + _DESCRIPTION.format(event=event) + found + after
-    else:
-        xmp = _PACKET.format(description=_DESCRIPTION.format(event=event))
-    return replace(picture, xmp=xmp.encode("utf-8", "surrogateescape"))
+    """The picture with a line in its XMP history: edited, by mspd. No time, so that the same call gives the same bytes.
+    A picture with XMP that cannot be parsed stays as it is."""
+    xmp = with_event(picture.xmp, f"mspd {version('mspd')}")
+    return picture if xmp is None else replace(picture, xmp=xmp)
 
 
 def sign(

@@ -75,6 +75,7 @@ class _Item:
     view: Tensor = field(default_factory=lambda: torch.empty(0))
     pixels: int = 0
     data: bytes = b""  # of a shard's member
+    notes: list[str] = field(default_factory=list)
     row: Row | None = None
     error: BaseException | None = None
 
@@ -264,16 +265,19 @@ class _Pipeline:
             item.again = exists(job.output)
             if item.again and (not task.started or _same(job)):
                 raise _taken(job)
-            item.picture = self._cleaned(load(job.source))
-            item.pixels = item.picture.pixels[:, :, 0].size
-            item.view = self.protector.view(item.picture.pixels)
+            picture = load(job.source)
+            self._take(item, picture)
+            item.pixels = picture.pixels[:, :, 0].size
+            item.view = self.protector.view(picture.pixels)
         except FAILURES as error:
             self._end(item, _failed(job, error))
 
-    def _cleaned(self, picture: images.Picture) -> images.Picture:
+    def _take(self, item: _Item, picture: images.Picture) -> None:
         if self.options.strip_gps:
             picture = without_gps(picture)
-        return with_history(picture) if self.options.history else picture
+        item.picture = with_history(picture) if self.options.history else picture
+        if self.options.history and item.picture is picture:
+            item.notes.append("no history line: the original's XMP cannot be read, and is in the copy as it is")
 
     # ------------------------------------------------------------ computing
 
@@ -316,7 +320,7 @@ class _Pipeline:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
         row = {"id": job.id, "status": "done", **done.row()}
-        notes = []
+        notes = list(item.notes)
         if picture.credentials:
             notes.append("the original's content credentials are not in the copy: 'mspd sign' adds them")
         if PurePath(job.id).stem.endswith(".protected"):

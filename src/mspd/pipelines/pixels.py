@@ -34,12 +34,15 @@ def protect_image(protector: Protector, image: Image.Image, seed: int) -> Image.
         raise InputError(f"a {type(image).__name__} in place of a picture: pass one of Pillow")
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"a picture of mode {image.mode}: convert it to RGB or L first")
+    info = dict(image.info)
+    if info.pop("transparency", None) is not None and image.mode in ("L", "RGB"):
+        image = image.convert(image.mode + "A")  # a colour stands for transparent, and pixels change their colour
     array = np.asarray(image).reshape(image.height, image.width, -1)
     colours = array.shape[2] - (array.shape[2] in (2, 4))
     pixels, _, _ = protector.protect_pixels(np.ascontiguousarray(array[:, :, :colours]), seed=seed)
     whole = np.concatenate((pixels, array[:, :, colours:]), axis=2)
     protected = Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
-    protected.info = dict(image.info)
+    protected.info = info
     return protected
 
 
