@@ -134,6 +134,21 @@ def test_attack_lowers_the_lead(name: str, norm: str, eps: float, network: nn.Mo
         assert int((network(x_adv).argmax(1) != y).sum()) >= (1 if name == "decowa" else 3)
 
 
+@pytest.mark.parametrize("layers", ["convolution", "linear"])
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"mcg"}))  # its flow is of colour pictures
+def test_models_of_one_channel(name: str, layers: str) -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 16) if layers == "convolution" else nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    model = nn.Sequential(first, nn.Flatten())
+    x = pictures()[:, :1, :16, :16]
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    x_adv = ATTACKS[name](model, x, y, eps=0.2, norm="Linf", generator=g(3), **QUICK[name])
+    assert x_adv.shape == x.shape
+    if name not in ("square", "rays", "cw"):  # 5 steps reach little, and so do few queries
+        assert bool((model(x_adv).argmax(1) != y).any())
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("name", GRADIENT)
 def test_linear_model_optimum(name: str, norm: str) -> None:

@@ -154,6 +154,17 @@ def test_soft_labels_and_grey_pictures(name: str, network: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", GRADIENT)
+def test_models_of_one_channel(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 16), nn.Flatten())
+    x, y = pictures(4, channels=1), torch.tensor([0, 1, 2, 3])
+    x_def = DEFENSES[name](model, x, y, eps=8 / 255, generator=g(), **QUICK[name])
+    assert x_def.shape == x.shape
+    with torch.no_grad():
+        assert float((cross_entropy(model(x), y) - cross_entropy(model(x_def), y)).mean()) > 0.01
+
+
+@pytest.mark.parametrize("name", GRADIENT)
 def test_gradient_defences_lower_the_loss_of_a_network(name: str, network: nn.Module) -> None:
     """With the label of the backbone itself, as the baselines are published, and with another one."""
     x = pictures(4)

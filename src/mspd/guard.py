@@ -147,6 +147,15 @@ def number(text: str) -> float:
         raise UsageError(f"eps is {text!r}: write a number or a fraction, for example 8/255") from error
 
 
+def as_read(model: nn.Module, x: Tensor) -> Tensor:
+    """Images of one channel as the model reads them: three equal ones, unless its first layer takes a single one."""
+    if x.shape[1] != 1:
+        return x
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    one = first.in_channels == 1 if isinstance(first, nn.Conv2d) else first and first.in_features == x[0].numel()
+    return x if one else x.expand(-1, 3, -1, -1)
+
+
 def check_output(logits: object, name: str = "the model") -> None:
     """What a model returns must be a tensor."""
     if not isinstance(logits, Tensor):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_images, check_labels, check_logits, eval_mode, gradient_of, no_autocast
+from mspd.guard import as_read, check_images, check_labels, check_logits, eval_mode, gradient_of, no_autocast
 from mspd.objectives import cross_entropy
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -175,7 +175,7 @@ def _input_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with eval_mode(model), torch.enable_grad():
         for piece, labels in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
             z = piece.detach().requires_grad_(True)
-            logits = model(z.expand(-1, 3, -1, -1))
+            logits = model(as_read(model, z))
             check_logits(logits, labels)
             gradients.append(gradient_of(cross_entropy(logits.float(), labels).sum(), z))
     return torch.cat(gradients)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import check_functions, check_images, check_logits, eval_mode
+from mspd.guard import as_read, check_functions, check_images, check_logits, eval_mode
 from mspd.smoothing import compute_rows, in_pieces
 
 #: the shipped surrogate of each preset and setting, white being the preset's own backbone; None where none is shipped.
@@ -79,7 +79,7 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     with torch.no_grad(), eval_mode(model):
-        logits = in_pieces(lambda piece, _: model(piece.expand(-1, 3, -1, -1)), x, unknown, rows)
+        logits = in_pieces(lambda piece, _: model(as_read(model, piece)), x, unknown, rows)
     check_logits(logits, unknown)
     return logits
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
 from mspd.errors import InputError, first_line
-from mspd.guard import check_logits, check_module, gradient_of, no_autocast
+from mspd.guard import as_read, check_logits, check_module, gradient_of, no_autocast
 from mspd.objectives import cross_entropy
 
 #: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
@@ -179,7 +179,7 @@ def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True
     `check` looks at the values, which a graph that is being traced does not have yet."""
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
-        logits = model(z.expand(-1, 3, -1, -1) if z.shape[1] == 1 else z)
+        logits = model(as_read(model, z))
         if check:
             check_logits(logits, y)
         return gradient_of(cross_entropy(logits.float(), y).sum(), z, check=check)

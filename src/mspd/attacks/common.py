@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import UsageError
-from mspd.guard import check_arguments, check_logits, check_output, eval_mode, gradient_of
+from mspd.guard import as_read, check_arguments, check_logits, check_output, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
@@ -56,15 +56,10 @@ def filled(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows[torch.arange(missing, device=rows.device) % len(rows)]]) if missing else rows
 
 
-def rgb(x: Tensor) -> Tensor:
-    """Images of one channel as three equal ones."""
-    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
-
-
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (B, K) without a graph."""
     with torch.no_grad():
-        logits = model(filled(rgb(x)))
+        logits = model(filled(as_read(model, x)))
     check_output(logits)
     return torch.as_tensor(logits)[: len(x)].float()
 
@@ -72,11 +67,11 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
     """(gradient of each image's own loss with respect to the image, losses (B,), logits (B, K)).
 
-    `loss` takes logits and labels and returns one number an image; images with a single channel are shown as grey.
+    `loss` takes logits and labels and returns one number an image.
     """
     with torch.enable_grad():
         z = x.detach().requires_grad_(True)
-        logits = model(filled(rgb(z)))
+        logits = model(filled(as_read(model, z)))
         check_output(logits)
         logits = logits[: len(x)].float()
         losses = loss(logits, y)

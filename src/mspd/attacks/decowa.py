@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_call, filled, loss_gradient, rgb
+from mspd.attacks.common import check_call, filled, loss_gradient
 from mspd.attacks.surrogates import surrogate_for
 from mspd.ball import image_generators, project, step
-from mspd.guard import check_nonnegative, eval_mode, gradient_of
+from mspd.guard import as_read, check_nonnegative, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 #: control points a side; the inner ones move
@@ -123,6 +123,6 @@ def _shift_gradient(model: nn.Module, x: Tensor, y: Tensor, shift: Tensor, splin
     """Gradient of each image's loss with respect to its displacements."""
     with torch.enable_grad():
         moved = shift.detach().requires_grad_(True)
-        logits = model(filled(rgb(warp(x, splines.places(moved)))))[: len(x)]
+        logits = model(filled(as_read(model, warp(x, splines.places(moved)))))[: len(x)]
         # a gradient that is not finite is refused here: grid_sample ends the process where it is sent to NaN
         return gradient_of(cross_entropy(logits.float(), y).sum(), moved)
