@@ -18,7 +18,7 @@ from mspd.atomic import temporary_beside
 from mspd.batch import Plan, beside, plan, run
 from mspd.batch.places import Spot
 from mspd.errors import ImageError, MspdError, UsageError
-from mspd.protector import Perturbation, Protection
+from mspd.protector import Protection
 
 ROW = {"id", "status", *Protection.__annotations__}
 
@@ -497,15 +497,15 @@ def test_report_on_a_full_disk_stays_readable(protector: Protector, tmp_path: Pa
 def test_picture_too_large_for_the_memory(
     protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Protector.perturb
+    real = Protector.defend
     a = protector.view(images.read(folder / "a.png").pixels)
 
-    def hungry(self: Protector, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
+    def hungry(self: Protector, x: Tensor, y: Tensor, seed: int) -> Tensor:
         if any(torch.equal(one, a[0]) for one in x):
-            raise MemoryError
-        return real(self, x, seed=seed)
+            torch.empty(1 << 55)  # PyTorch raises a RuntimeError
+        return real(self, x, y, seed)
 
-    monkeypatch.setattr(Protector, "perturb", hungry)
+    monkeypatch.setattr(Protector, "defend", hungry)
     rows = go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")
     assert rows["a.png"]["error"] == f"{folder / 'a.png'}: too large for the memory; scale it down"
     assert rows["deep/b.JPG"]["status"] == "done"

@@ -27,6 +27,7 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -328,9 +329,9 @@ def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_a_memory_error_is_one_line(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def hungry(*_: object, **__: object) -> None:
-        raise MemoryError
+        torch.empty(1 << 55)  # PyTorch raises a RuntimeError
 
-    monkeypatch.setattr(Protector, "perturb", hungry)
+    monkeypatch.setattr(Protector, "defend", hungry)
     refused(protect(client, photo()), 413, "too large for the memory")
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import mspd
-from mspd.errors import MspdError, UsageError, WeightsError, printable
+from mspd.errors import MspdError, UsageError, WeightsError, memory_errors, printable
 from mspd.guard import number
 
 app = typer.Typer(
@@ -639,7 +639,8 @@ def main() -> None:
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
-        code = app(args=None if sys.argv[1:] else ["--help"], prog_name="mspd", standalone_mode=False)
+        with memory_errors():
+            code = app(args=None if sys.argv[1:] else ["--help"], prog_name="mspd", standalone_mode=False)
         if sys.stdout is not None:  # None where the shell closed it
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):

@@ -9,6 +9,9 @@
 Every message is one line that names the thing and the remedy.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MspdError(Exception):
     """Base of all errors raised on purpose by mspd."""
@@ -33,6 +36,17 @@ class WeightsError(MspdError):
 def first_line(error: Exception) -> str:
     """What foreign code raised, in a line: its message's first, or what it is."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Where PyTorch says that the memory is used up, on a CPU by a plain RuntimeError, it becomes a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
+            raise
+        raise MemoryError(first_line(error)) from error
 
 
 def printable(name: object) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses.mcgs import mcgs
-from mspd.errors import InputError, MspdError, UsageError, first_line
+from mspd.errors import InputError, MspdError, UsageError, first_line, memory_errors
 from mspd.guard import (
     check_counts,
     check_eps,
@@ -214,6 +214,7 @@ class Protector:
             x.device, torch.promote_types(x.dtype, torch.float32)
         )
 
+    @memory_errors()
     def view(self, pixels: NDArray[np.uint8]) -> Tensor:
         """8-bit pixels (H, W, C) of any size as the models see them: (1, C, h, w), shorter side the preset's size."""
         return view(pixels, native_size(pixels.shape[0], pixels.shape[1], self.settings.size))
@@ -224,8 +225,10 @@ class Protector:
         copies = compute_rows(s.n_samples, x.shape[2], x.shape[3], self.device)
         return max(compute_rows(1, s.size, s.size, self.device), copies // s.n_samples)
 
+    @memory_errors()
     def perturb(self, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
-        """The perturbation of each of the views x (B, C, h, w); it depends on the view and the seed alone."""
+        """The perturbation of each of the views x (B, C, h, w); it depends on the view and the seed alone. MemoryError,
+        as from the next method and the last one, where there is too little."""
         started = time.perf_counter()
         x = x.to(self.device)
         probabilities = self.probabilities(x)
@@ -237,6 +240,7 @@ class Protector:
             for delta, label, confidence in zip(deltas, labels.tolist(), confidences.tolist(), strict=True)
         ]
 
+    @memory_errors()
     def apply(self, pixels: NDArray[np.uint8], perturbation: Perturbation) -> NDArray[np.uint8]:
         """The pixels (H, W, C) with the perturbation of their view enlarged and added."""
         return add(pixels, perturbation.delta, int(self.settings.eps * 255 + 1e-4))

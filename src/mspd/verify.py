@@ -15,7 +15,7 @@ from torch import Tensor
 from mspd import images
 from mspd.attacks.common import logits_of
 from mspd.attacks.pgd import pgd, smallest_eps
-from mspd.errors import ImageError
+from mspd.errors import ImageError, memory_errors
 from mspd.guard import check_seed
 from mspd.models import card_of, load_model
 from mspd.models.view import native_size, view
@@ -177,6 +177,7 @@ class Verifier:
         """Compare two files of the same picture. ImageError when they cannot be read or differ in size."""
         return self.compare(images.read(original), images.read(protected), seed=seed, progress=progress)
 
+    @memory_errors()
     def compare(
         self,
         original: images.Picture,

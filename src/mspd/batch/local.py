@@ -29,7 +29,7 @@ from mspd.provenance import with_history, without_gps
 #: picture a reader) more pixels
 MOST, MOST_PIXELS = 128, 100_000_000
 #: what makes a failed row; anything else is an error of our own and ends the run
-FAILURES = (MspdError, OSError, MemoryError, torch.OutOfMemoryError)
+FAILURES = (MspdError, OSError, MemoryError)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mspd import metrics
+from mspd.errors import memory_errors
 from mspd.images.encoding import to_bytes
 from mspd.images.formats import LOSSY
 from mspd.images.grid import Pixels, to_tensor
@@ -35,6 +36,7 @@ class Check:
     lossy: bool
 
 
+@memory_errors()
 def check_written(
     picture: Picture, pixels: Pixels, written: Picture, form: str, eps: float, quality: int, out: str | Path
 ) -> Check:

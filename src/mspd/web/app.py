@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import torch
 import uvicorn
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
 from fastapi import Path as PathField
@@ -204,7 +203,6 @@ def _answer_errors(app: FastAPI) -> None:
         return refusal(413, "too large for the memory; scale it down")
 
     app.add_exception_handler(MemoryError, memory)
-    app.add_exception_handler(torch.OutOfMemoryError, memory)
 
 
 def _name(upload: UploadFile) -> str:
