@@ -222,8 +222,9 @@ class Protector:
     def at_once(self, x: Tensor) -> int:
         """How many views of x's size (B, C, h, w) fill the rows of both networks."""
         s = self.settings
-        copies = compute_rows(s.n_samples, x.shape[2], x.shape[3], self.device)
-        return max(compute_rows(1, s.size, s.size, self.device), copies // s.n_samples)
+        classified = compute_rows(1, s.size, s.size, self.device)
+        defended = max(1, compute_rows(s.n_samples, x.shape[2], x.shape[3], self.device) // s.n_samples)
+        return math.lcm(classified, defended) if self.device.type == "cpu" else max(classified, defended)
 
     @memory_errors()
     def perturb(self, x: Tensor, *, seed: int = 0) -> list[Perturbation]:

@@ -20,8 +20,8 @@ from mspd.objectives import cross_entropy
 
 #: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
 CHUNK_PIXELS = {"cpu": 20 * 64 * 64, "accelerator": 64 * 224 * 224}
-#: fewer rows than this leave the cores idle; more than the ceiling gain nothing
-ROWS_FLOOR, ROWS_CEILING = 10, 512
+#: more rows than this gain nothing
+ROWS_CEILING = 512
 #: where the networks come from that may be traced: a graph keeps neither `no_grad` blocks nor draws of random numbers,
 #: which another forward pass may hold, and these do not
 TRACED = ("mspd.models", "torch.nn", "torch.fx", "torchvision.models", "torchvision.ops", "timm")
@@ -151,13 +151,19 @@ def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def compute_rows(n_samples: int, height: int, width: int, device: torch.device) -> int:
-    """Rows of every network call: a multiple of n_samples when that fits, else the size of the pieces."""
+    """Rows of every network call: the copies of one image, or of several where one has few, with at most one row more;
+    where even one has too many, the size of the pieces.
+
+    On a CPU those of several images are a multiple of 8: in the rows beyond one the last bits are others, so that an
+    image's result would depend on its place among them.
+    """
     pixels = CHUNK_PIXELS["cpu" if device.type == "cpu" else "accelerator"]
     most = max(4, min(ROWS_CEILING, pixels // (height * width)))
     if n_samples > most:
         return most
-    filled = max(ROWS_FLOOR, n_samples) if device.type == "cpu" else most
-    return n_samples * max(1, min(filled, most) // n_samples)
+    if device.type != "cpu":
+        return n_samples * (most // n_samples)
+    return next((rows for rows in (8, 16, 24) if n_samples <= rows <= most and rows % n_samples <= 1), n_samples)
 
 
 def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, rows: int) -> Tensor:
