@@ -324,6 +324,12 @@ def quick_mcg(*args: Any, **params: Any) -> Tensor:
     return mcg(*args, flow=FLOW, surrogate=SURROGATE, **params)
 
 
+def test_mcg_takes_no_other_flow(network: nn.Module, labels: Tensor) -> None:
+    for flow in (0, network):
+        with pytest.raises(UsageError, match=r"flow is a .*: pass a ConditionalFlow"):
+            mcg(network, pictures(), labels, eps=0.1, generator=g(), flow=flow, surrogate=SURROGATE)  # type: ignore[arg-type]
+
+
 def test_mcg_leaves_its_surrogate_as_found(network: nn.Module, labels: Tensor) -> None:
     quick_mcg(network, pictures(2), labels[:2], eps=0.1, generator=g(), n_queries=2)
     assert all(p.requires_grad and p.grad is None for p in SURROGATE.parameters())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import mspd.training.loop as loop
 from mspd.errors import InputError, UsageError
@@ -83,6 +83,17 @@ def test_calls_of_the_network() -> None:
     times.clear()
     diffpure(x, generator=g(), strides=4, denoiser=seen)
     assert times == pytest.approx([0.099, 0.074, 0.049, 0.024])
+
+
+def test_a_network_is_called_in_evaluation_mode_and_left_as_found() -> None:
+    class Denoiser(nn.Module):
+        def forward(self, z: Tensor, t: Tensor) -> Tensor:
+            assert not self.training
+            return torch.zeros_like(z)
+
+    network = Denoiser().train()
+    diffpure(torch.rand(1, 3, 8, 8, generator=g()), generator=g(), strides=2, denoiser=network)
+    assert network.training
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,12 @@ def test_a5_learns_to_move_away_from_the_border(world: Path, tmp_path: Path) -> 
     moved = (x_def - x).mean((1, 2, 3)) * 255
     assert float(moved[0]) > 4
     assert float(moved[1]) < -4
+    network.train()
+    again = a5(Brightness(), x, torch.tensor([0, 1]), eps=8 / 255, generator=g(), network=network)
+    assert torch.equal(again, x_def), "in evaluation mode, whatever it is found in"
+    assert network.training
+    with pytest.raises(UsageError, match="network is 0: pass a function"):
+        a5(Brightness(), x, torch.tensor([0, 1]), eps=8 / 255, generator=g(), network=0)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Linf only"):
         a5(Brightness(), x, torch.tensor([0, 1]), eps=0.5, norm="L2", generator=g(), network=network)
 

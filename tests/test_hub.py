@@ -610,6 +610,28 @@ def test_timms_format_from_the_hub(cache: Callable[[str, str], Path]) -> None:
         load_model(f"hf-hub:you/theirs@{'c' * 40}")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"num_classes": 10**9}, "num_classes is missing or no such thing"),
+        ({"num_classes": "ten"}, "num_classes"),
+        ({"pretrained_cfg": {}}, "input_size"),
+        ({"pretrained_cfg": {"input_size": 160, "mean": [0, 0, 0], "std": [1, 1, 1]}}, "input_size"),
+        ({"pretrained_cfg": {"input_size": [3, 160, 160], "mean": [0, 0], "std": [1, 1, 1]}}, "mean"),
+        ({"model_args": [1]}, "model_args"),
+        ({"model_args": {"no_such_argument": 1}}, "the weights of another network"),
+    ],
+)
+def test_a_config_of_timms_that_is_wrong(cache: Callable[[str, str], Path], change: Any, why: str) -> None:
+    theirs, timm = timm_test_model()
+    place = cache("you/theirs", "c" * 40)
+    timm.models.save_for_hf(theirs, place, safe_serialization=True)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(WeightsError, match=why):
+        load_model(f"hf-hub:you/theirs@{'c' * 40}")
+
+
 def test_a_folder_in_the_hubs_format(tmp_path: Path) -> None:
     model, card = small_model()
     folder = tmp_path / "mine"

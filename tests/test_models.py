@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,14 +144,21 @@ def test_weights_whose_first_byte_is_a_pickles(low: int, tmp_path: Path) -> None
 
 
 def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:10])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightsError, match=r"a\.safetensors: cannot be written \(No space left on device\)"):
         save_model(build("wide_resnet", {"num_classes": 2, "depth": 10}), tmp_path / "a.safetensors", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_beyond_half_precision_are_not_kept_as_infinite(tmp_path: Path) -> None:
+    model = build("wide_resnet", {"num_classes": 2, "depth": 10})
+    name = next(key for key, value in model.state_dict().items() if key.endswith("running_var"))
+    model.get_buffer(name)[0] = 7e4
+    with pytest.raises(WeightsError, match=f"{name} reaches 7e\\+04, and half precision 65504"):
+        save_model(model, tmp_path / "a.safetensors", {})
     assert not list(tmp_path.iterdir())
 
 

@@ -114,6 +114,25 @@ def test_label_is_read_again() -> None:
     assert torch.allclose(seen["y"], classifier(x_def).softmax(1).detach())
 
 
+def test_a_defence_that_breaks_the_contract_is_one_line() -> None:
+    def without_budget(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    def too_far(model: nn.Module, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+        return (x + 0.2).clamp(0, 1)
+
+    def smaller(model: nn.Module, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+        return x[:1]
+
+    call: dict[str, Any] = {"backbone": Linear(), "classifier": Linear(), "eps": 0.1, "generator": g()}
+    with pytest.raises(UsageError, match="defence 'without_budget' cannot be called"):
+        revert(middling(), defense=without_budget, **call)
+    with pytest.raises(InputError, match="defence 'too_far' leaves the Linf ball"):
+        revert(middling(), defense=too_far, **call)
+    with pytest.raises(InputError, match="defence 'smaller' returns shape"):
+        revert(middling(), defense=smaller, **call)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_stays_within_the_budget_and_does_not_depend_on_the_batch(channels: int) -> None:
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -279,10 +280,10 @@ def test_place_that_cannot_be_written(pictures: Path, tmp_path: Path, monkeypatc
 
 
 def test_full_disk_at_a_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> int:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: cannot be written \(No space left on device\)"):
         train(STANDARD, pictures, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -187,7 +187,10 @@ def gradient_of(loss: Tensor, z: Tensor, *, check: bool = True) -> Tensor:
     `check` looks at its values, which a graph that is being traced does not have yet."""
     gradient = torch.autograd.grad(loss, z, allow_unused=True)[0] if loss.requires_grad else None
     if gradient is None:
-        raise InputError("the model gives no gradient (it detaches the images): attack it with square or rays")
+        raise InputError(
+            "the model gives no gradient (its logits are detached from the images, or do not depend on them): attack "
+            "it with square or rays"
+        )
     if check and not bool(torch.isfinite(gradient).all()):
         raise InputError("the model's gradient is NaN or infinite: look for square roots or divisions that reach 0")
     return gradient
@@ -221,6 +224,11 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def at_rest(function: object) -> AbstractContextManager[None]:
+    """`eval_mode` where the function is a module, which others than models can be: a denoiser, for one."""
+    return eval_mode(function) if isinstance(function, nn.Module) else no_autocast()
 
 
 @contextmanager

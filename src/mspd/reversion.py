@@ -7,12 +7,14 @@ It runs the defence that it is given. How much the attacker knows is which backb
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mspd.adapters import check_signature, name_of
 from mspd.errors import InputError, UsageError
-from mspd.guard import as_read, check_functions, check_images, check_logits, eval_mode
+from mspd.guard import as_read, check_functions, check_images, check_logits, check_result, eval_mode
 from mspd.smoothing import compute_rows, in_pieces
 
 #: the shipped surrogate of each preset and setting, white being the preset's own backbone; None where none is shipped.
@@ -67,12 +69,16 @@ def revert(
     The label is read again: `label` turns the logits of `classifier` on x_def into what the defence aims at, the best
     class (B,) unless given, or probabilities (B, K). `params` go to the defence. Its randomness is fresh although the
     seed may be the defender's: noise follows from the seed and the image, and x_def is another image. UsageError and
-    InputError as the defence raises them.
+    InputError as the defence raises them, and for one that cannot be called so or leaves the budget.
     """
     check_images(x_def, "x_def")
     check_functions(defense=defense, label=label)
+    name = name_of(defense)
+    check_signature("defence", name, partial(defense, **params), "model, x, y, eps=, norm=, generator=")
     y = label(_logits(classifier, x_def))
-    return reflect(x_def, defense(backbone, x_def, y, eps=eps, norm=norm, generator=generator, **params))
+    again = defense(backbone, x_def, y, eps=eps, norm=norm, generator=generator, **params)
+    check_result(again, x_def, f"defence {name!r}", eps=eps, norm=norm)
+    return reflect(x_def, again)
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -53,13 +53,17 @@ def mcg(
         raise UsageError("mcg perturbs in Linf only: use norm='Linf'")
     if x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8:
         raise UsageError("mcg needs pictures with three channels and sides that 8 divides: use square")
+    if flow is not None and not isinstance(flow, ConditionalFlow):
+        raise UsageError(
+            f"flow is a {type(flow).__name__}: pass a ConditionalFlow, as mspd.load_model gives the shipped one"
+        )
     check_counts(0, tuning=tuning)
     check_positive(lr=lr)
 
     def guess(live: Tensor) -> Tensor:
         """One image at a time, so that the others do not matter."""
         noise = normals(x.shape[1:], image_generators(x, generator)).to(x)
-        net, own = flow or _load_flow(), surrogate_for(surrogate, x, y)
+        net, own = _load_flow() if flow is None else flow, surrogate_for(surrogate, x, y)
         with eval_mode(own):
             return torch.cat([_tuned(net, own, noise[[i]], x[[i]], y[[i]], eps, tuning, lr) for i in live.tolist()])
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mspd.ball import project
 from mspd.errors import UsageError
-from mspd.guard import check_arguments
+from mspd.guard import at_rest, check_arguments, check_functions
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
@@ -37,9 +37,10 @@ def a5(
     check_arguments("defences", x, y, eps, norm, generator, gradients=False)
     if norm != "Linf":
         raise UsageError("a5 perturbs in Linf only: use norm='Linf'")
-    make = network or load_model(WEIGHTS, x.device)
+    make = load_model(WEIGHTS, x.device) if network is None else network
+    check_functions(network=make)
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
-    with torch.no_grad():
+    with torch.no_grad(), at_rest(make):
         delta = in_pieces(lambda piece, _: make(piece.expand(-1, 3, -1, -1)), x, y, rows)
     if x.shape[1] == 1:
         delta = delta.mean(1, keepdim=True)

@@ -82,7 +82,12 @@ def checksum(model: nn.Module, start: str) -> str:
 
 
 def _packed(model: nn.Module, card: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items() if v.is_floating_point()}
+    whole = {k: v.detach() for k, v in model.state_dict().items() if v.is_floating_point()}
+    state = {k: v.half().contiguous() for k, v in whole.items()}
+    lost = next((k for k, v in whole.items() if not bool(torch.isfinite(state[k]).all())), None)
+    if lost is not None:
+        largest = float(whole[lost].abs().amax())
+        raise WeightsError(f"{lost} reaches {largest:.3g}, and half precision 65504: the model cannot be kept in it")
     data = save_tensors(state)
     return data, {**card, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mspd.ball import image_generators, normals
 from mspd.errors import UsageError
-from mspd.guard import check_counts, check_functions, check_generator, check_images, no_autocast
+from mspd.guard import at_rest, check_counts, check_functions, check_generator, check_images, no_autocast
 from mspd.models import load_model
 from mspd.smoothing import compute_rows, in_pieces
 
@@ -79,7 +79,7 @@ def diffpure(
 
     kept = kept_signal().to(torch.float32).tolist()
     z = add_noise(2 * x - 1, noise(), torch.full((len(x),), last))
-    with torch.no_grad():
+    with torch.no_grad(), at_rest(network):
         if strides is None:
             for i in range(last, 0, -1):
                 ratio = kept[i] / kept[i - 1]

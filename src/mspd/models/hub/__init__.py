@@ -36,6 +36,23 @@ TRANSFORMED = {name: {"transform_input": True, "init_weights": False} for name i
 #: what a stranger's config.json must not set of `timm.create_model`
 CREATING = ("num_classes", "checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 
+
+def _three(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
+
+
+def _three_whole(value: object) -> bool:
+    return _three(value) and all(type(v) is int and 0 < v <= 4096 for v in value)  # type: ignore[attr-defined]
+
+
+#: what a stranger's config.json must say of the pictures, and whether a value can be that
+TIMM_FIELDS: dict[str, Callable[[object], bool]] = {
+    "num_classes": lambda value: type(value) is int and 0 < value <= 1_000_000,
+    "input_size": _three_whole,
+    "mean": _three,
+    "std": _three,
+}
+
 State = dict[str, Tensor]
 
 
@@ -127,7 +144,7 @@ def _build_timm(architecture: str, classes: int, arguments: dict[str, Any], stat
         network: nn.Module = timm().create_model(
             architecture, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **arguments
         )
-    except (RuntimeError, KeyError, AttributeError) as error:
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as error:
         raise checkpoints.misfit(path, error) from error
     return network
 
@@ -225,9 +242,13 @@ def _of_hub(name: str) -> Source | Path:
     architecture, pretrained = config.get("architecture"), config.get("pretrained_cfg")
     if not (isinstance(architecture, str) and isinstance(pretrained, dict) and timm().is_model(architecture)):
         raise WeightsError(f"{name}: neither in mspd's nor in timm's format; load it yourself and pass the module")
-    arguments = {key: value for key, value in config.get("model_args", {}).items() if key not in CREATING}
-    count = config.get("num_classes", pretrained.get("num_classes"))
-    return _timm_source(name, architecture, {**pretrained, "num_classes": count}, arguments, file)
+    given = config.get("model_args", {})
+    described = {**pretrained, "num_classes": config.get("num_classes", pretrained.get("num_classes"))}
+    wrong = next((key for key, fits in TIMM_FIELDS.items() if not fits(described.get(key))), None)
+    if wrong is not None or not isinstance(given, dict):
+        raise WeightsError(f"{path}: {wrong or 'model_args'} is missing or no such thing; get the model's files again")
+    arguments = {key: value for key, value in given.items() if key not in CREATING}
+    return _timm_source(name, architecture, described, arguments, file)
 
 
 def _from_hub(name: str, repository: str, file: str, revision: str | None) -> Path:
