@@ -43,9 +43,9 @@ def folder_of(root: Path, n: int) -> Path:
     return root
 
 
-def tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+def tar(path: Path, files: dict[str, bytes] | list[tuple[str, bytes]], mode: str = "w") -> Path:
     with tarfile.open(path, mode) as out:  # type: ignore[call-overload]
-        for name, data in files.items():
+        for name, data in files.items() if isinstance(files, dict) else files:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime = len(data), 1000
             out.addfile(entry, io.BytesIO(data))
@@ -364,6 +364,22 @@ def test_no_picture_gets_into_a_shard_unprotected(protector: Protector, tmp_path
     again = statuses(run(protector, jobs, report=report, seed=0))
     assert again == {name: "skipped" if row["status"] == "done" else "failed" for name, row in rows.items()}
     assert untar(tmp_path / "out.tar") == kept
+
+
+def test_names_in_a_shard_that_lead_out_of_it_or_come_twice(protector: Protector, tmp_path: Path) -> None:
+    names = ["a.png", "../../evil.png", "/evil.png", "b.png", "a.png", "c/../../evil.png"]
+    source, report = tar(tmp_path / "s.tar", [(n, png(i)) for i, n in enumerate(names)]), tmp_path / "r.jsonl"
+    jobs = plan([source], tmp_path / "out.tar")
+    rows = list(run(protector, jobs, report=report, seed=0))
+    assert [row["status"] for row in rows] == ["done", "failed", "failed", "done", "failed", "failed"]
+    outside = "a name that leads out of the folder where the shard is unpacked; give it another one"
+    assert rows[1]["error"] == f"{source}/../../evil: {outside}"
+    assert rows[2]["error"].endswith(outside)
+    assert rows[4]["error"] == f"{source}/a: a second sample of this name in the shard; give each one of its own"
+    assert len({row["id"] for row in rows}) == 6
+    assert untar(tmp_path / "out.tar") == {n: protected(protector, png(i)) for i, n in ((0, "a.png"), (3, "b.png"))}
+    again = [row["status"] for row in run(protector, jobs, report=report, seed=0)]
+    assert again == ["skipped", "failed", "failed", "skipped", "failed", "failed"]
 
 
 @pytest.mark.parametrize(

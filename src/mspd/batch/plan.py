@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from mspd import images
 from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
-from mspd.errors import ImageError, UsageError
+from mspd.errors import ImageError, UsageError, printable
 
 _LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
 
@@ -163,7 +163,8 @@ class Plan:
 
     def _shard(self, shard: Place) -> Iterator[Job]:
         """One job a sample with a picture (WebDataset: files of one key stand together). A sample of several pictures
-        fails, for only one would be protected, and so does a shard that cannot be read to its end."""
+        fails, for only one would be protected, one with the name of an earlier one or of a place outside, and so does a
+        shard that cannot be read to its end."""
         out = self._root(shard) if self.out is None else self.out
         if self.out is not None and not (self._alone and _is_shard(self.out)):
             out = self.out / shard.name
@@ -175,7 +176,7 @@ class Plan:
         except ImageError as error:
             yield Job(name, shard, Member(out, ""), str(error))
             return
-        empty = True
+        empty, keys = True, set[str]()
         for key, sample in samples:
             # "key.png" is a picture; "key.mask.png" is not one to be seen
             pictures = [m for m in sample if m.name[len(key) :].lower() in images.PICTURES]
@@ -184,10 +185,18 @@ class Plan:
             empty, picture = False, pictures[0]
             others = tuple(m for m in sample if m is not picture)
             source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
-            endings = ", ".join(m.name[len(key) :] for m in pictures)
-            several = f"{shard}/{key}: several pictures ({endings}) in one sample; keep one of them"
-            problem = several if len(pictures) > 1 else ""
-            yield Job(f"{name}/{picture.name}", source, Member(out, key + self.suffix), problem)
+            problem = ""
+            if len(pictures) > 1:
+                endings = ", ".join(m.name[len(key) :] for m in pictures)
+                problem = f"several pictures ({endings}) in one sample; keep one of them"
+            elif key in keys:
+                problem = "a second sample of this name in the shard; give each one of its own"
+            elif ".." in key.split("/") or key.startswith("/") or "\\" in key:
+                problem = "a name that leads out of the folder where the shard is unpacked; give it another one"
+            problem = problem and f"{printable(shard)}/{printable(key)}: {problem}"
+            again = f" at byte {picture.offset}" if key in keys else ""
+            keys.add(key)
+            yield Job(f"{name}/{picture.name}{again}", source, Member(out, key + self.suffix), problem)
         if empty:
             raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
 
