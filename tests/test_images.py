@@ -2,9 +2,11 @@ import errno
 import io
 import math
 import os
+import pickle
 import random
 import struct
 import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -16,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from mspd import images
 from mspd.errors import ImageError, InputError, UsageError
-from mspd.images import checking, is_picture, quantise, read, save, saving, to_pixels, to_tensor
+from mspd.images import checking, is_picture, quantise, read, refusals, save, saving, to_pixels, to_tensor
 from mspd.images.refusals import one_line
 from mspd.metrics import ssim
 
@@ -331,7 +333,10 @@ def test_alpha_turns_with_the_pixels(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_an_orientation_in_xmp_follows_the_one_in_exif(tmp_path, suffix):
-    told = XMP.replace(b"<dc:title>", b'<rdf:D tiff:Orientation="6" /><tiff:Orientation>6</tiff:Orientation><dc:title>')
+    told = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:t="http://ns.adobe.com/tiff/1.0/"><x:D t:Orientation="6"/>'
+        b"<t:Orientation>6</t:Orientation><t:Make>6</t:Make></x:xmpmeta>"
+    )
     tags = Image.Exif()
     tags[700] = told
 
@@ -348,7 +353,18 @@ def test_an_orientation_in_xmp_follows_the_one_in_exif(tmp_path, suffix):
     assert alone.xmp == told
     both = make("both", 6)
     assert both.pixels.shape[:2] == (20, 12)
-    assert both.xmp == told.replace(b'"6"', b'"1"').replace(b">6<", b">1<")
+    assert both.xmp == told.replace(b'"6"', b'"1"').replace(b":Orientation>6<", b":Orientation>1<")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_preview_inside_xmp_is_left_out(tmp_path, encoding):
+    told = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:p="http://ns.adobe.com/xap/1.0/"><p:Rating>5</p:Rating>'
+        "<p:Thumbnails><p:image>AAAA</p:image></p:Thumbnails></x:xmpmeta>"
+    )
+    kept = read(write(tmp_path / "a.jpg", smooth(12, 20), xmp=told.encode(encoding))).xmp
+    assert b"<p:Rating>5</p:Rating>" in kept
+    assert b"AAAA" not in kept
 
 
 def test_metadata_behind_the_pixels_is_found(tmp_path):
@@ -424,6 +440,30 @@ def test_the_preview_inside_exif_is_blanked(tmp_path, order):
     images.save(images.read(path), nudge(images.read(path).pixels, 2), tmp_path / "b.png", eps=8 / 255)
     assert preview[:200] not in (tmp_path / "b.png").read_bytes()
     assert images.read(tmp_path / "b.png").exif == kept
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_preview_of_plain_pixels_inside_exif_is_blanked(tmp_path, order):
+    plain, strips = exif_bytes(order=order), [b"first strip", b"the second"]
+    (start,) = struct.unpack_from(order + "I", plain, 4)
+    (count,) = struct.unpack_from(order + "H", plain, start)
+    link, second = start + 2 + 12 * count, len(plain)
+    arrays = second + 2 + 24 + 4
+    place = arrays + 8 + 4
+    ifd = struct.pack(order + "HHHIIHHIII", 2, 0x0111, 4, 2, arrays, 0x0117, 3, 2, 0, 0)
+    ifd = ifd[:-8] + struct.pack(order + "HH", *map(len, strips)) + ifd[-4:]
+    ifd += struct.pack(order + "II", place, place + len(strips[0])) + bytes(4)
+    full = plain[:link] + struct.pack(order + "I", second) + plain[link + 4 :] + ifd + b"".join(strips)
+    kept = images.read(write(tmp_path / "a.jpg", smooth(), exif=b"Exif\0\0" + full)).exif
+    assert len(kept) == len(full)
+    assert kept[place:] == bytes(len(full) - place)
+
+
+def test_exif_headers_without_end_take_no_time(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunk(b"eXIf", b"Exif\0\0" * 800_000)))
+    began = time.perf_counter()
+    assert read(tmp_path / "a.png").exif is None
+    assert time.perf_counter() - began < 20
 
 
 def test_a_camera_preview_behind_a_jpeg_is_left_out(tmp_path):
@@ -963,6 +1003,7 @@ def test_threads_that_read_leave_the_warnings_of_the_process_as_they_were(tmp_pa
             warnings.warn("of Pillow, too", stacklevel=1)
         warnings.warn("afterwards", stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["afterwards"]
+    assert pickle.loads(pickle.dumps(refusals._FILTER)) == refusals._FILTER
 
 
 @pytest.mark.parametrize("step", ["write_new", "check_written", "publish"])

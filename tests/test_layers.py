@@ -12,7 +12,7 @@ ROOT = Path(mspd.__file__).parent
 ROOMS = (
     "errors", "locks", "atomic", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
     "defenses", "attacks", "purifiers", "adapters", "reversion", "evaluation", "presets", "protector", "verify",
-    "xmp", "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
+    "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
 )  # fmt: skip
 
 

@@ -106,10 +106,43 @@ BOMB = b'<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb">]><a xmlns:exif="http://ns.adobe.c
 DEEP_XMP = b"<a>" * 5000 + b"</a>" * 5000
 
 
-@pytest.mark.parametrize("xmp", [b"no xmp at all", BOMB, b"<a/>", DEEP_XMP])
+LONG_XMP = GPS_XMP.replace("16,22E", " " * 1_000_000).encode()
+
+
+@pytest.mark.parametrize("xmp", [b"no xmp at all", BOMB, b"<a/>", DEEP_XMP, LONG_XMP])
 def test_xmp_that_is_none_gets_no_history_and_loses_nothing(xmp: bytes, tmp_path: Path) -> None:
     start = replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)
     assert with_history(start) is start
+
+
+@pytest.mark.parametrize("within", ["", "<mm:History/>", "<mm:History><rdf:Bag/></mm:History>"])
+def test_history_is_the_pictures_own(within: str, tmp_path: Path) -> None:
+    """Not that of an ingredient, described further in and before it; an empty one is filled, a second one not made."""
+    mm = "http://ns.adobe.com/xap/1.0/mm/"
+    other = "<mm:Pantry><rdf:Description><mm:History><rdf:Seq/></mm:History></rdf:Description></mm:Pantry>"
+    xmp = GPS_XMP.replace("<exif:GPSLongitude>", f'<e xmlns:mm="{mm}">{other}</e>{within}<exif:GPSLongitude>')
+    xmp = xmp.replace("<rdf:Description ", f'<rdf:Description xmlns:mm="{mm}" ')
+    found = with_history(replace(images.read(picture(tmp_path / "a.png")), xmp=xmp.encode())).xmp
+    assert found is not None
+    root = ElementTree.fromstring(found)
+    rdf = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+    own = [h for d in root.iter(f"{rdf}Description") for h in d.findall(f"{{{mm}}}History")]
+    assert [len(list(h.iter(f"{rdf}li"))) for h in own] in ([0, 1], [1, 0])
+    pantry = next(root.iter(f"{{{mm}}}Pantry"))
+    assert not list(pantry.iter(f"{rdf}li"))
+
+
+def test_a_prefix_called_gps_and_ends_of_nul(tmp_path: Path) -> None:
+    xmp = b'<a xmlns:GPS="http://x/" GPS:Altitude="5" GPS:GPSx="1" b="2"/>'
+    start = images.read(picture(tmp_path / "a.png"))
+    for ending in (b"", b"\0", b"\0\0"):
+        after = without_gps(replace(start, xmp=xmp + ending)).xmp
+        assert after is not None
+        assert ElementTree.fromstring(after).attrib == {"{http://x/}Altitude": "5", "b": "2"}
+    ended = without_gps(replace(start, xmp=GPS_XMP.encode("utf-16-le") + b"\0\0\0")).xmp
+    assert ended is not None
+    assert b'exif:Flash="1"' in ended
+    assert without_gps(replace(start, xmp=b"<GPSData/>")).xmp is None
 
 
 @pytest.mark.parametrize("xmp", [GPS_XMP.encode("utf-16"), OTHER_XMP.encode()])
@@ -126,8 +159,12 @@ def test_xmp_that_cannot_be_read_goes_altogether(xmp: bytes, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "filling", [" " * 300_000, "<exif:GPSx " * 30_000, "<exif:GPSx>" * 30_000, "<rdf:Seq>" * 30_000]
-)
+    "filling",
+    [
+        " " * 300_000, "<exif:GPSx " * 30_000, "<exif:GPSx>" * 30_000, "<rdf:Seq>" * 30_000,
+        "<a/>" * 50_000 + "<exif:GPSx/>" * 20_000,
+    ],
+)  # fmt: skip
 def test_hostile_xmp_takes_no_longer_than_a_picture(filling: str, tmp_path: Path) -> None:
     xmp = GPS_XMP.replace("<exif:GPSMapDatum/>", filling + "<exif:GPSMapDatum/>").encode()
     start = replace(images.read(picture(tmp_path / "a.png")), xmp=xmp)
@@ -226,6 +263,26 @@ def test_a_picture_without_credentials_gets_some(credentials: tuple[Path, Path],
     state, every, active = manifests(out)
     assert (state, len(every)) == ("Valid", 1)
     assert active["ingredients"][0]["relationship"] == "parentOf"
+
+
+def test_the_original_itself_is_not_signed(credentials: tuple[Path, Path], tmp_path: Path) -> None:
+    original = picture(tmp_path / "a.png")
+    before = original.read_bytes()
+    (tmp_path / "link.png").symlink_to(original)
+    for name in ("a.png", "link.png"):
+        with pytest.raises(UsageError, match="is the original itself"):
+            sign(original, tmp_path / name, *credentials)
+    with pytest.raises(UsageError, match=r"c\.png: cannot be read"):
+        sign(original, tmp_path / "c.png", *credentials)
+    assert original.read_bytes() == before
+    copy = picture(tmp_path / "copy.png")
+    copy.chmod(0o640)
+    (tmp_path / "to.png").symlink_to(copy)
+    sign(original, tmp_path / "to.png", *credentials)
+    assert (tmp_path / "to.png").is_symlink()
+    assert images.read(copy).credentials
+    assert copy.stat().st_mode & 0o777 == 0o640
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "link.png", "copy.png", "to.png"}
 
 
 def test_what_cannot_be_signed_is_left_as_it_was(credentials: tuple[Path, Path], tmp_path: Path) -> None:

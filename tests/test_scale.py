@@ -1,16 +1,19 @@
 """Many files: addresses, tar shards, Parquet, batches and bounds of the pipeline, the lock, and what kills leave."""
 
+import errno
 import importlib
 import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ import mspd.batch.local as local
 import mspd.batch.places as places
 import mspd.batch.runner as runner
 from mspd import Protector, images
+from mspd.atomic import temporary_beside
 from mspd.batch import Job, Plan, plan, run
 from mspd.batch.report import Journal
 from mspd.errors import ImageError, UsageError
@@ -199,13 +203,25 @@ def test_parquet_report_is_in_the_order_of_the_pictures(
     assert parquet.read_table(report)["id"].to_pylist() == ids
 
 
-def test_parquet_report(protector: Protector, tmp_path: Path) -> None:
+def test_parquet_report(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     root = folder_of(tmp_path / "in", 4)
     (root / "01.png").write_bytes(b"broken")
     jobs, report = plan([root], tmp_path / "out"), tmp_path / "r.parquet"
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet.ParquetWriter, "write_table", Mock(side_effect=full))
+        with pytest.raises(ImageError, match="No space left"):
+            list(run(protector, jobs, report=report, seed=3))
+    temporary_beside(report).write_bytes(b"of a killed run")
+    list(run(protector, jobs, report=report, seed=3))
+    assert not list(tmp_path.glob(".mspd-*"))
+    shutil.rmtree(tmp_path / "out")
+    for left in tmp_path.glob("r.*"):
+        left.unlink()
     rows = list(run(protector, jobs, report=report, seed=3))
     table = parquet.read_table(report)
+    assert table["note"].to_pylist() == [None] * 4
     assert json.loads(table.schema.metadata[b"mspd"])["seed"] == 3
     kept = [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
     assert kept == rows
@@ -364,6 +380,33 @@ def test_no_picture_gets_into_a_shard_unprotected(protector: Protector, tmp_path
     again = statuses(run(protector, jobs, report=report, seed=0))
     assert again == {name: "skipped" if row["status"] == "done" else "failed" for name, row in rows.items()}
     assert untar(tmp_path / "out.tar") == kept
+
+
+def test_a_shard_that_never_ends_or_holds_links(protector: Protector, tmp_path: Path) -> None:
+    good = tar(tmp_path / "good.tar", {"a.png": png(0)})
+    data = bytearray(good.read_bytes())
+    for size in (-512, -1536):
+        data[124:136] = b"\xff" * 4 + (size).to_bytes(8, "big", signed=True)
+        data[148:156] = b" " * 8
+        data[148:156] = b"%06o\0 " % sum(data[:512])
+        (tmp_path / f"{size}.tar").write_bytes(data)
+    with tarfile.open(tmp_path / "link.tar", "w") as out:
+        for name, kind in (("a.png", tarfile.REGTYPE), ("b.png", tarfile.LNKTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size = kind, "a.png", len(png(0)) if kind == tarfile.REGTYPE else 0
+            out.addfile(entry, io.BytesIO(png(0)))
+    with tarfile.open(tmp_path / "time.tar", "w", format=tarfile.PAX_FORMAT) as out:
+        for name, time in (("a.png", "nan"), ("b.png", "inf")):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.pax_headers = len(png(0)), {"mtime": time}
+            out.addfile(entry, io.BytesIO(png(0)))
+    shards = [tmp_path / f"{name}.tar" for name in ("-512", "-1536", "link", "time", "good")]
+    rows = list(run(protector, plan(shards, tmp_path / "out"), report=None, seed=0))
+    assert [row["status"] for row in rows] == ["failed", "failed", "failed", "done", "done", "done"]
+    assert rows[0]["error"].endswith("damaged or cut short; get a fresh copy of it")
+    assert "holds a link or a sparse file (b.png); pack it again" in rows[2]["error"]
+    with tarfile.open(tmp_path / "out" / "time.tar") as found:
+        assert [entry.mtime for entry in found] == [0, 0]
 
 
 def test_names_in_a_shard_that_lead_out_of_it_or_come_twice(protector: Protector, tmp_path: Path) -> None:

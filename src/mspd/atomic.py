@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -31,12 +32,17 @@ def write_new(path: Path, data: bytes) -> None:
     """Write a file that must not exist yet; OSError."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "wb") as file:
         file.write(data)
-        file.flush()
+
+
+def through(path: Path) -> None:
+    """Write what the system still holds of a file to the disk."""
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def publish(temporary: Path, out: Path) -> None:
     """Give the finished file its name; FileExistsError if another file took the name meanwhile."""
+    through(temporary)
     try:
         os.link(temporary, out)
     except FileExistsError:
@@ -51,14 +57,22 @@ def publish(temporary: Path, out: Path) -> None:
 
 
 def write(out: Path, data: bytes) -> None:
-    """Write or replace the file `out`; OSError, with what was there before untouched."""
+    """Write or replace the file `out`, whose access rights stay; OSError, with what was there before untouched."""
     temporary = temporary_beside(out)
     try:
         write_new(temporary, data)
-        os.replace(temporary, out)
+        replace(temporary, out)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def replace(temporary: Path, out: Path) -> None:
+    """Put the finished file in the place of `out`, if there is one."""
+    through(temporary)
+    with suppress(FileNotFoundError):
+        temporary.chmod(stat.S_IMODE(out.stat().st_mode))
+    os.replace(temporary, out)
 
 
 def _prefix(out: Path) -> str:

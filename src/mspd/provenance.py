@@ -6,9 +6,6 @@ small unprotected copies, so none is added and those of the original's credentia
 
 import io
 import json
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mspd import images
+from mspd import atomic, images
 from mspd.errors import ImageError, UsageError
 from mspd.images import Picture
-from mspd.xmp import with_event, without_places
+from mspd.images.refusals import no_warnings
+from mspd.images.xmp import with_event, without_places
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
           ".tiff": "image/tiff"}  # fmt: skip
@@ -34,13 +32,14 @@ def without_gps(picture: Picture) -> Picture:
     exif, xmp = picture.exif, picture.xmp
     if exif is not None:
         try:
-            tags = Image.Exif()
-            tags.load(exif)
-            if _GPS in tags:
-                for ifd in list(tags.get_ifd(_GPS)):
-                    del tags.get_ifd(_GPS)[ifd]
-                del tags[_GPS]
-                exif = tags.tobytes().removeprefix(b"Exif\0\0")
+            with no_warnings():
+                tags = Image.Exif()
+                tags.load(exif)
+                if _GPS in tags:
+                    for ifd in list(tags.get_ifd(_GPS)):
+                        del tags.get_ifd(_GPS)[ifd]
+                    del tags[_GPS]
+                    exif = tags.tobytes().removeprefix(b"Exif\0\0")
         except Exception:  # Pillow raises anything on malformed tags
             exif = None
     return replace(picture, exif=exif, xmp=None if xmp is None else without_places(xmp))
@@ -63,19 +62,21 @@ def sign(
 
     The original's own manifest, if any, becomes the parent's. Thumbnails in it are redacted (with `strip_gps` also the
     metadata that may hold a place), which its signature allows for. The pixels stay as they are, which is checked.
-    UsageError without the extra or for credentials that cannot sign; ImageError for a format that cannot carry a
-    manifest. Where it raises, `written` is as before.
+    UsageError without the extra, for files that cannot be read or are one, and for credentials that cannot sign;
+    ImageError for a format that cannot carry a manifest. Where it raises, `written` is as before.
     """
     try:
         import c2pa
     except ImportError as error:
         raise UsageError("content credentials need an extra: pip install 'mspd[c2pa]'") from error
-    original, written = Path(original), Path(written)
+    original, written = Path(original), Path(written).resolve()
     for path in (original, written):
         if path.suffix.lower() not in _TYPES:
             raise ImageError(f"{path}: {path.suffix} files carry no content credentials; use .png, .jpg or .webp")
     chain, secret = _read(Path(certificates)), _read(Path(key))
-    source, kind = original.read_bytes(), _TYPES[original.suffix.lower()]
+    source, plain, kind = _read(original), _read(written), _TYPES[original.suffix.lower()]
+    if original.samefile(written):
+        raise UsageError(f"{original}: is the original itself; name the protected copy of it")
     redactions = _redactions(c2pa, source, kind, strip_gps) if images.read(original).credentials else []
     edited = {"action": "c2pa.edited", "softwareAgent": {"name": "mspd", "version": version("mspd")}}
     removed = [{"action": "c2pa.redacted", "reason": "c2pa.PII.present", "parameters": {"redacted": uri}}
@@ -95,7 +96,7 @@ def sign(
             builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
             builder.add_ingredient({"title": original.name, "relationship": "parentOf"}, kind, io.BytesIO(source))
             signed = io.BytesIO()
-            builder.sign(signer, _TYPES[written.suffix.lower()], io.BytesIO(written.read_bytes()), signed)
+            builder.sign(signer, _TYPES[written.suffix.lower()], io.BytesIO(plain), signed)
         except c2pa.C2paError as error:
             reason = error
             if "invalid signing credentials" in str(error):
@@ -137,21 +138,11 @@ def _read(path: Path) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     """Put `data` in the place of the file, if it decodes to the same picture."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    temporary = Path(name)
+    before, after = images.read(path), images.decode(data, path)
+    alike = before.alpha is None or (after.alpha is not None and np.array_equal(before.alpha, after.alpha))
+    if not (alike and np.array_equal(before.pixels, after.pixels)):
+        raise ImageError(f"{path}: signing changed the picture; the file is left unsigned")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        before, after = images.read(path), images.read(temporary)
-        alike = before.alpha is None or (after.alpha is not None and np.array_equal(before.alpha, after.alpha))
-        if not (alike and np.array_equal(before.pixels, after.pixels)):
-            raise ImageError(f"{path}: signing changed the picture; the file is left unsigned")
-        temporary.chmod(path.stat().st_mode & 0o777)
-        os.replace(temporary, path)
+        atomic.write(path, data)
     except OSError as error:
         raise ImageError(f"{path}: cannot be signed ({error.strerror or error}); it is left unsigned") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

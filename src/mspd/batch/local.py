@@ -274,7 +274,11 @@ class _Pipeline:
 
     def _take(self, item: _Item, picture: images.Picture) -> None:
         if self.options.strip_gps:
-            picture = without_gps(picture)
+            before, picture = picture, without_gps(picture)
+            lost = [name for name in ("exif", "xmp") if getattr(before, name) and getattr(picture, name) is None]
+            if lost:
+                names = " and ".join(lost).upper()
+                item.notes.append(f"the original's {names} cannot be read, may say where it was taken, and is left out")
         item.picture = with_history(picture) if self.options.history else picture
         if self.options.history and item.picture is picture:
             item.notes.append("no history line: the original's XMP cannot be read, and is in the copy as it is")

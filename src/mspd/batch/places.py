@@ -6,6 +6,7 @@ look whether one is there, so that there of two runs at once the later one wins.
 """
 
 import io
+import math
 import os
 import tarfile
 import tempfile
@@ -20,7 +21,7 @@ from typing import IO, Any
 
 from mspd import images
 from mspd.atomic import publish, temporary_beside
-from mspd.errors import ImageError, MspdError, UsageError, first_line
+from mspd.errors import ImageError, MspdError, UsageError, first_line, printable
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,20 @@ def members(shard: Place) -> Iterator[Member]:
         except tarfile.TarError as error:
             raise ImageError(f"{shard}: not a plain tar file ({error}); uncompress it or get a fresh copy") from error
         cut = f"{shard}: damaged or cut short; get a fresh copy of it"
+        last = -1
         try:
             for entry in tar:
+                if entry.size < 0 or entry.offset <= last:  # would be read again and again
+                    raise ImageError(cut)
+                last = entry.offset
+                if entry.islnk() or entry.issym() or entry.issparse():
+                    raise ImageError(
+                        f"{shard}: holds a link or a sparse file ({printable(entry.name)}); pack it again with tar's "
+                        "--dereference --hard-dereference and without --sparse"
+                    )
                 if entry.isfile():
-                    yield Member(shard, entry.name, entry.offset_data, entry.size, entry.mtime)
+                    mtime = entry.mtime if math.isfinite(entry.mtime) else 0
+                    yield Member(shard, entry.name, entry.offset_data, entry.size, mtime)
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         except tarfile.TarError as error:
             raise ImageError(cut) from error

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mspd.atomic import temporary_beside
+from mspd import atomic
 from mspd.batch.places import extra
 from mspd.errors import ImageError, UsageError
 from mspd.locks import lock
@@ -166,18 +166,22 @@ class Journal:
         pa, pq = extra("pyarrow"), extra("pyarrow.parquet")
         kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
         columns = {"id": pa.string(), "status": pa.string(), "error": pa.string()}
-        columns |= {name: kinds[kind] for name, kind in Protection.__annotations__.items()}
+        columns |= {name: kinds[kind] for name, kind in Protection.__annotations__.items()} | {"note": pa.string()}
         schema = pa.schema(columns, metadata={"mspd": json.dumps(self.settings)})
-        temporary = temporary_beside(path)
-        with pq.ParquetWriter(temporary, schema) as writer:
-            rows: list[Row] = []
-            for row in self._last_rows():
-                rows.append({key: _text(value) for key, value in row.items()})
-                if len(rows) == _PARQUET_ROWS:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows = []
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(temporary, path)
+        atomic.sweep([path])
+        temporary = atomic.temporary_beside(path)
+        try:
+            with pq.ParquetWriter(temporary, schema) as writer:
+                rows: list[Row] = []
+                for row in self._last_rows():
+                    rows.append({key: _text(value) for key, value in row.items()})
+                    if len(rows) == _PARQUET_ROWS:
+                        writer.write_table(pa.Table.from_pylist(rows, schema))
+                        rows = []
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+            atomic.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _last_rows(self) -> Iterator[Row]:
         """The last row of each picture in the journal: those that this run has passed, in that order (the journal's is

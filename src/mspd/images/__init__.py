@@ -11,6 +11,7 @@ formats.py     suffixes and formats
 refusals.py    how a refusal is worded
 picture.py     a decoded picture
 screening.py   what would be lost without a word
+xmp.py         what is changed in XMP
 metadata.py    EXIF, orientation, preview, resolution
 reading.py     from a file to a picture
 encoding.py    from a picture to the bytes of a file

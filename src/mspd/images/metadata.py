@@ -2,7 +2,6 @@
 resolution.
 """
 
-import re
 import struct
 from contextlib import suppress
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mspd.images.picture import Picture
+from mspd.images.refusals import no_warnings
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,7 +24,7 @@ ORIENTATION = 0x0112
 X_RESOLUTION = 0x011A
 _XMP_TAG = 700
 _SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
-_PREVIEW = (0x0201, 0x0202)  # where the preview begins, and its length
+_PREVIEW = ((0x0201, 0x0202), (0x0111, 0x0117))  # where the preview, a JPEG or strips of pixels, begins; its length
 # What describes a picture in the first directory of a TIFF; the other tags there describe its storage.
 _TIFF_TAGS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, *_SUB_IFDS)
 
@@ -49,9 +49,10 @@ def find_exif(info: dict[Any, Any]) -> bytes | None:
     if exif is None and isinstance(text := info.get("Raw profile type exif"), str):  # PNG, the way of ImageMagick
         with suppress(ValueError):
             exif = bytes.fromhex("".join(text.split("\n")[3:]))
-    while exif and exif.startswith(b"Exif\0\0"):
-        exif = exif[6:]
-    return exif or None
+    start = 0
+    while exif and exif.startswith(b"Exif\0\0", start):
+        start += 6
+    return exif[start:] or None if exif else None
 
 
 def upright_exif(exif: bytes | None) -> tuple[int, bytes | None]:
@@ -75,11 +76,6 @@ def upright_exif(exif: bytes | None) -> tuple[int, bytes | None]:
     return orientation, _without_preview(bytes(patched))
 
 
-def upright_xmp(xmp: bytes | None) -> bytes | None:
-    """The XMP with the orientation in it, if any, set to 1."""
-    return xmp and re.sub(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)[2-8]", rb"\g<1>1", xmp)
-
-
 def _without_preview(exif: bytes) -> bytes:
     """The EXIF with the link to its second directory, the preview's, set to 0, and the preview's bytes, too."""
     patched = bytearray(exif)
@@ -92,12 +88,23 @@ def _without_preview(exif: bytes) -> bytes:
         if second:
             struct.pack_into(order + "I", patched, link, 0)
             (count,) = struct.unpack_from(order + "H", exif, second)
-            entries = (struct.unpack_from(order + "HHII", exif, second + 2 + 12 * k) for k in range(count))
-            values = {tag: value for tag, _, _, value in entries}
-            place, size = values.get(_PREVIEW[0], 0), values.get(_PREVIEW[1], 0)
-            if place and place + size <= len(exif):
-                patched[place : place + size] = bytes(size)
+            places = [second + 2 + 12 * k for k in range(count)]
+            values = {struct.unpack_from(order + "H", exif, at)[0]: _numbers(exif, order, at) for at in places}
+            for begin, length in _PREVIEW:
+                for place, size in zip(values.get(begin, ()), values.get(length, ()), strict=False):
+                    if place and place + size <= len(exif):
+                        patched[place : place + size] = bytes(size)
     return bytes(patched)
+
+
+def _numbers(exif: bytes, order: str, at: int) -> tuple[int, ...]:
+    """The whole numbers of the tag that lies there; none where it holds something else."""
+    kind, count = struct.unpack_from(order + "HI", exif, at + 2)
+    if kind not in (3, 4) or count > len(exif):
+        return ()
+    form = f"{order}{count}{'H' if kind == 3 else 'I'}"
+    place = at + 8 if struct.calcsize(form) <= 4 else struct.unpack_from(order + "I", exif, at + 8)[0]
+    return struct.unpack_from(form, exif, place)
 
 
 def _described(source: Image.Exif) -> Image.Exif:
@@ -123,9 +130,10 @@ def tiff_tags(picture: Picture) -> Image.Exif:
     tags = Image.Exif()
     if picture.exif is not None:
         try:
-            source = Image.Exif()
-            source.load(picture.exif)
-            tags.load(_described(source).tobytes())  # by way of bytes: Pillow writes no directory it did not load
+            with no_warnings():
+                source = Image.Exif()
+                source.load(picture.exif)
+                tags.load(_described(source).tobytes())  # by way of bytes: Pillow writes no directory it did not load
         except Exception:
             tags = Image.Exif()
     if picture.xmp is not None:

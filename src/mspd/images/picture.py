@@ -17,7 +17,8 @@ class Picture:
     exif:   EXIF from its byte-order mark on, as in the file but for the orientation, set to 1, and the preview (a
             small unprotected copy), blanked; from a TIFF, its descriptive tags. EXIF that cannot be parsed is kept as
             it is and turns nothing
-    icc, xmp: bytes as in the file, but for an orientation inside the XMP, set to 1 when the EXIF one was applied
+    icc:    bytes as in the file
+    xmp:    likewise, but for the preview in it and, when the EXIF orientation was applied, its own one, set to 1
     dpi:    (horizontal, vertical)
     credentials: whether the file carries content credentials (C2PA), which are not written back
     """

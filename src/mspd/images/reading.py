@@ -21,11 +21,11 @@ from mspd.images.metadata import (
     some_bytes,
     tiff_exif,
     upright_exif,
-    upright_xmp,
 )
 from mspd.images.picture import Picture
 from mspd.images.refusals import BAD_NAME, DEEP, EMPTY, HDR, REASONS, one_line, refuse, too_many
 from mspd.images.screening import GAIN_MAPS, png_chunks, refuse_depth_and_hdr, refuse_frames
+from mspd.images.xmp import upright
 
 MAX_PIXELS = 200_000_000
 """Largest picture `read` decodes. Pillow's own limit applies too where it is lower: 2 * PIL.Image.MAX_IMAGE_PIXELS, by
@@ -91,8 +91,7 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
             refuse(name, HDR)
         stated = tiff is None or X_RESOLUTION in tiff  # Pillow makes up 1 for a TIFF without
         dpi = resolution(im.info.get("dpi")) if stated else None
-        if turn in TURNS:
-            xmp = upright_xmp(xmp)
+        xmp = xmp and upright(xmp, turn in TURNS)
         if turn in (5, 6, 7, 8) and dpi is not None:
             dpi = dpi[::-1]
 

@@ -57,6 +57,9 @@ class _Inside(threading.local):
     def match(self, text: str) -> bool:
         return self.depth > 0
 
+    def __reduce__(self) -> str:  # others pickle the process's filters, to give their workers the same
+        return "_INSIDE"
+
 
 _INSIDE = _Inside()
 #: `warnings.catch_warnings` would not do: it swaps the filters of the whole process, and of two threads that do so the
@@ -65,7 +68,7 @@ _FILTER = ("ignore", _INSIDE, Warning, None, 0)
 
 
 @contextmanager
-def _no_warnings() -> Iterator[None]:
+def no_warnings() -> Iterator[None]:
     """No warning of this thread gets out; other threads, and this one afterwards, warn as before."""
     filters: list[object] = warnings.filters  # type: ignore[assignment]
     if filters[:1] != [_FILTER]:
@@ -83,7 +86,7 @@ def _no_warnings() -> Iterator[None]:
 def one_line(path: str | Path) -> Iterator[None]:
     """Turn whatever Pillow and the file system raise into one ImageError about `path`; let no warning out."""
     try:
-        with _no_warnings():
+        with no_warnings():
             yield
     except MspdError:
         raise
