@@ -1,6 +1,6 @@
 """What protection gains on robust models that the defence never saw: the table in the README.
 
-    python benchmarks/gain.py cifar10 --data DIR -n 2000
+    python benchmarks/gain.py cifar10 --data DIR --out DIR -n 2000
 
 Each row defends the same test pictures, writes them as 8-bit PNG files, reads the files back and scores the targets on
 them: clean accuracy, and PGD-20 accuracy with the budget around the defended picture. The attack's gradients are
@@ -61,9 +61,9 @@ def through_files(x: Tensor, x_def: Tensor, eps: float) -> Tensor:
         return read_png(paths)
 
 
-def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: str | None) -> Path:
+def measure(preset_name: str, data: Path, folder: Path, n: int, seed: int, exact: bool, only: str | None) -> Path:
     preset = get_preset(preset_name)
-    out = RESULTS / f"gain-{preset_name}.json"
+    out = folder / f"gain-{preset_name}.json"
     weights = {name: card_of(name)["sha256"][:12] for name in (preset.classifier, preset.backbone, *preset.targets)}
     setting = {
         "preset": preset_name,
@@ -109,7 +109,7 @@ def measure(preset_name: str, data: Path, n: int, seed: int, exact: bool, only: 
         rows[row.name] = scores
         result = {"setting": setting, "classifier_acc": classifier_acc, "command":
                   f"python benchmarks/gain.py {preset_name} --data DIR -n {n} --seed {seed}", "rows": rows}  # fmt: skip
-        RESULTS.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
         out.with_suffix(".md").write_text(table(result))
     print(table(json.loads(out.read_text())))
@@ -157,9 +157,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=["cifar10", "photo"])
     parser.add_argument("--data", type=Path, required=True, help="folder with test.parquet or valid.parquet")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder; rows there of the same settings are kept")
     parser.add_argument("-n", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--exact", action="store_true", help="float32 attack gradients")
     parser.add_argument("--only", help="rows whose name contains this")
     options = parser.parse_args()
-    measure(options.preset, options.data, options.n, options.seed, options.exact, options.only)
+    measure(options.preset, options.data, options.out, options.n, options.seed, options.exact, options.only)

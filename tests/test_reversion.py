@@ -2,7 +2,6 @@
 
 import io
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import mspd.cli as cli
 from mspd import images
 from mspd.defenses import DEFENSES, mcgs, uniform
 from mspd.errors import InputError, UsageError
@@ -301,20 +299,6 @@ def test_jpeg_refuses(x: Tensor, quality: int, error: type[Exception], line: str
 # ---------------------------------------------------------------- mspd revert
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Any]:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mspd", *map(str, args)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
 def test_command(
     call: Callable[..., Any], tiny: str, tiny_weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +316,9 @@ def test_command(
     ]  # fmt: skip
     assert call("revert", "a.protected.png", "-o", "own.png", "--preset", tiny, "--backbone", white)[0] == 0
     assert (tmp_path / "own.png").read_bytes() == (tmp_path / "white.png").read_bytes()
+    assert call("revert", "a.protected.png", "-o", "less.png", "--preset", tiny, "--eps", "2/255")[0] == 0
+    moved = images.read(tmp_path / "less.png").pixels.astype(int) - images.read(tmp_path / "a.protected.png").pixels
+    assert 0 < abs(moved).max() <= 2
     original, protected, reverted, black = (
         images.to_tensor(images.read(tmp_path / name).pixels)
         for name in ("a.png", "a.protected.png", "white.png", "out/a.protected.png.png")

@@ -229,6 +229,7 @@ def revert(
     backbone: Annotated[
         str | None, typer.Option(help="Instead of a setting: a model's name or a .safetensors file.")
     ] = None,
+    eps: EpsOption = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attacker.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -243,7 +244,7 @@ def revert(
     if backbone is not None and setting is not None:
         raise UsageError("--setting chooses the backbone, --backbone is one: leave one of them out")
     chosen = surrogate(preset, "white" if setting is None else setting) if backbone is None else backbone
-    protector = Protector(preset, backbone=chosen, device=device)
+    protector = Protector(preset, eps=eps, backbone=chosen, device=device)
     failed = False
     for job in plan(pictures, out):
         try:

@@ -45,7 +45,11 @@ def leaderboard(out: str | Path, *, tier: str = "embedded") -> Path:
     found = [_result(path) for path in sorted(out.glob("*.json"))]
     results = [r for r in found if r and r["settings"]["tier"]["name"] == tier and r["item"] not in CURVES]
     if not results:
-        raise UsageError(f"{out}: no tables of the tier {tier} here; measure some with 'mspd reproduce TABLE -o {out}'")
+        others = sorted({r["settings"]["tier"]["name"] for r in found if r})
+        remedy = (
+            f"choose --tier {' or '.join(others)}" if others else f"measure some with 'mspd reproduce TABLE -o {out}'"
+        )
+        raise UsageError(f"{out}: no tables of the tier {tier} here; {remedy}")
     backbone = results[0]["settings"]["tier"]["preset"]["backbone"]
     lines = [
         f"# {TITLE}", "",
