@@ -460,6 +460,38 @@ def test_settings_that_are_not_in_the_name() -> None:
     assert model_identity(first) != model_identity(second)
 
 
+class Held:
+    """An attack with settings in all places that a class can have them."""
+
+    def __init__(self, value: float, where: str) -> None:
+        holder = {"private": {"_steps": value}, "dict": {"cfg": {"steps": [value]}}, "object": {"cfg": Path()}}[where]
+        if where == "object":
+            holder = {"cfg": Other(value, self)}
+        vars(self).update(holder)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+        return x
+
+
+class Other:
+    def __init__(self, value: float, user: Held) -> None:
+        self.value, self.user = value, user
+
+
+@pytest.mark.parametrize("where", ["private", "dict", "object"])
+def test_settings_that_are_hidden(where: str) -> None:
+    """In private names, in lists and dicts, in objects that lead back to their holder; of functions and of modules."""
+    one, same, two = (Held(value, where) for value in (1.0, 1.0, 2.0))
+    assert function_identity(one) == function_identity(same) != function_identity(two)
+    assert function_identity(one.__call__) == function_identity(same.__call__) != function_identity(two.__call__)
+    assert function_identity(partial(pgd, loss=one)) != function_identity(partial(pgd, loss=two))
+    modules = [Broken("") for _ in range(3)]
+    for module, held in zip(modules, (one, same, two), strict=True):
+        module._held, module._own = (held,), module.forward  # type: ignore[assignment]
+    first, again, other = map(model_identity, modules)
+    assert first == again != other
+
+
 def test_an_entry_called_none(measure: Callable[..., Summary]) -> None:
     with pytest.raises(UsageError, match="an entry of the treatment axis is called 'none'"):
         measure(treatments={"none": lambda x, generator: x})

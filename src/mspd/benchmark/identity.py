@@ -30,8 +30,10 @@ LIBRARIES = tuple(
     for path in (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
                  *site.getsitepackages(), site.getusersitepackages())
 )  # fmt: skip
-#: settings and constants that are set once; lists and the like may be what a function keeps its notes in
-FIXED = (bool, int, float, str, tuple, frozenset, np.ndarray, Tensor, nn.Module, partial)
+#: what every module has
+MODULE = frozenset(vars(nn.Module()))
+#: what is being identified: an object may lead to itself
+_OPEN: set[int] = set()
 
 
 def versions() -> str:
@@ -48,7 +50,7 @@ def model_identity(item: str | Path | nn.Module) -> str:
         f"{name}.{key}": _value(value)
         for name, module in item.named_modules()
         for key, value in sorted(_settings(vars(module)).items())
-        if key != "training"
+        if key not in MODULE
     }
     kinds = {type(module) for module in item.modules()}
     places = {kind: _own_file(kind.__module__) for kind in kinds}
@@ -60,7 +62,7 @@ def model_identity(item: str | Path | nn.Module) -> str:
 def function_identity(function: Any) -> str:
     """A function by its place, its settings, and checksums of its source and of what it leads to: in mspd the modules
     that its own imports names from and the shipped weights that it names in WEIGHTS, elsewhere its user's module and
-    those of the user's that this imports. That must be the same for a run to go on."""
+    those of the user's that this imports. That must be the same for a run to go on. Lists in it do not count."""
     if isinstance(function, partial):
         settings = {**{str(i): a for i, a in enumerate(function.args)}, **function.keywords}
         inside = ", ".join(f"{key}={_value(value)}" for key, value in sorted(settings.items()))
@@ -71,7 +73,7 @@ def function_identity(function: Any) -> str:
     except (OSError, TypeError):
         source = "no source"
     holder = function.__self__ if inspect.ismethod(function) else None if owner is function else function
-    own = "" if holder is None else f" {_value(holder)} {_value(_settings(getattr(holder, '__dict__', {})))}"
+    own = "" if holder is None else f" {_value(holder)}"
     if getattr(function, "__closure__", None):
         own += f" {_value(_settings(inspect.getclosurevars(function).nonlocals))}"
     weights = getattr(sys.modules.get(owner.__module__), "WEIGHTS", None)
@@ -80,8 +82,8 @@ def function_identity(function: Any) -> str:
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are set once."""
-    return {key: v for key, v in values.items() if key[0] != "_" and (isinstance(v, FIXED) or inspect.isroutine(v))}
+    """What a function or an object holds, without lists and sets: it may keep its notes in them."""
+    return {key: value for key, value in values.items() if not isinstance(value, list | set)}
 
 
 def _source(owner: Any) -> str:
@@ -185,10 +187,21 @@ def _reached(start: str) -> list[ModuleType]:
 
 
 def _value(value: Any) -> str:
-    """A setting as text that is the same in every process."""
+    """A setting as text that is the same in every process: with all that it holds, by checksum where that is long."""
+    if id(value) in _OPEN:
+        return f"the {type(value).__qualname__} around"
+    _OPEN.add(id(value))
+    try:
+        text = _told(value)
+    finally:
+        _OPEN.discard(id(value))
+    return text if len(text) <= 1000 else f"{text[:100]}... {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _told(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_value(value[key])}" for key in sorted(value, key=str)) + "}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return f"({', '.join(map(_value, value))})"
     if isinstance(value, nn.Module):
         return model_identity(value)
@@ -202,4 +215,6 @@ def _value(value: Any) -> str:
         return hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()}"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    plain = getattr(type(value), "__repr__", None) is object.__repr__
+    held = _settings(getattr(value, "__dict__", {})) if plain else {}
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)) + (f" {_value(held)}" if held else "")
