@@ -1,5 +1,6 @@
 """Every attack of the table: invariants on a small network, the known optimum on a linear model, exact counts."""
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -16,10 +17,10 @@ from mspd.attacks.apgd import checkpoints
 from mspd.attacks.common import wrong_classes
 from mspd.attacks.decowa import Splines, warp
 from mspd.attacks.fab import to_plane
-from mspd.attacks.square import HALVINGS
+from mspd.attacks.square import HALVINGS, _bump, _peak, _step_l2
 from mspd.errors import InputError, UsageError
 from mspd.models import build, load_model
-from mspd.objectives import dlr, margin, targeted_dlr
+from mspd.objectives import cross_entropy, dlr, margin, targeted_dlr
 
 torch.manual_seed(1)
 FLOW = build("flow", {"levels": 2, "steps": 1, "hidden": 8})
@@ -330,6 +331,25 @@ def test_mcg_takes_no_other_flow(network: nn.Module, labels: Tensor) -> None:
             mcg(network, pictures(), labels, eps=0.1, generator=g(), flow=flow, surrogate=SURROGATE)  # type: ignore[arg-type]
 
 
+def test_mcg_tunes_its_flow_and_starts_square_late(
+    network: nn.Module, labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: dict[int, Tensor] = {}
+
+    def caught(model: nn.Module, x: Tensor, y: Tensor, *, start: Any, p_init: float, skip: int, **_: Any) -> Tensor:
+        assert (p_init, skip) == (0.3, 500)
+        starts[len(starts)] = start(torch.arange(len(x)))
+        return x
+
+    monkeypatch.setattr(importlib.import_module("mspd.attacks.mcg"), "square", caught)
+    with torch.no_grad():
+        lost = []
+        for tuning in (0, 10):
+            quick_mcg(network, pictures(4), labels[:4], eps=0.1, generator=g(), tuning=tuning, lr=0.05)
+            lost.append(float(margin(SURROGATE(starts[len(starts) - 1]), labels[:4]).mean()))
+    assert lost[1] > lost[0] + 0.01, "tuned on the surrogate, the first guess costs it more of its margin"
+
+
 def test_mcg_leaves_its_surrogate_as_found(network: nn.Module, labels: Tensor) -> None:
     quick_mcg(network, pictures(2), labels[:2], eps=0.1, generator=g(), n_queries=2)
     assert all(p.requires_grad and p.grad is None for p in SURROGATE.parameters())
@@ -381,6 +401,38 @@ def test_default_dtype_of_the_caller_does_not_matter(name: str, network: nn.Modu
         assert torch.equal(call(), expected)
 
 
+def test_decowa_constrains_its_warps_and_keeps_its_momentum(network: nn.Module, labels: Tensor) -> None:
+    x, shifts = pictures()[:2], list[Tensor]()
+    module = importlib.import_module("mspd.attacks.decowa")
+
+    class Seen(module._Warped):  # type: ignore[name-defined,misc]
+        def __init__(self, model: nn.Module, shift: Tensor, splines: Splines) -> None:
+            super().__init__(model, shift, splines)
+            shifts.append(shift)
+
+    for slope in (0.0, 1.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_Warped", Seen)
+            patch.setattr(module, "_shift_gradient", lambda *args, s=slope: torch.full_like(args[3], s))
+            decowa(network, x, labels[:2], eps=0.1, generator=g(), steps=1, warps=1)
+    assert torch.allclose(shifts[1], shifts[0] - module.CONSTRAINT, atol=1e-6), "against the loss"
+    assert module.CONSTRAINT > 0
+    splines, shift = Splines(x.shape[2], x.shape[3], x.device), shifts[0]
+    slope_of = module._shift_gradient(network, x, labels[:2], shift, splines)
+    with torch.no_grad():
+        before, after = (
+            cross_entropy(
+                network(warp(x, splines.places(shift + 1e-2 * slope_of / slope_of.norm() * k))), labels[:2]
+            ).sum()
+            for k in (0, 1)
+        )
+    assert float(after) > float(before)
+    whole, none = (
+        decowa(network, x, labels[:2], eps=0.1, generator=g(), steps=3, warps=1, decay=d) for d in (1.0, 0.0)
+    )
+    assert not torch.equal(whole, none)
+
+
 def test_square_follows_its_schedule(network: nn.Module) -> None:
     """The side of what changes between two proposals shrinks as the queries pass the schedule's marks."""
     assert len(HALVINGS) == 9
@@ -406,6 +458,44 @@ def test_square_follows_its_schedule(network: nn.Module) -> None:
     assert widest(proposals[:11]) == sides[0]
     assert widest(proposals[11:51]) == sides[1]
     assert widest(proposals[51:]) == sides[2]
+
+
+def test_square_l2_moves_a_peak_from_one_window_to_another() -> None:
+    peak = _peak(3, 3)
+    assert torch.allclose(peak / peak[0, 0], torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]))
+    both = _bump(5, torch.tensor([0.0, 1.0]))[:, 0]
+    assert torch.equal(both[1], both[0].T)
+    assert bool((both[0, :2] > 0).all())
+    assert bool((both[0, 2:] < 0).all())
+    assert float(both[0].norm()) == pytest.approx(1)
+
+    class Drawn:
+        def take(self, live: Tensor, count: int) -> Tensor:
+            return torch.tensor([[0.0, 0.0, 0.99, 0.99, 0.0, *[0.9] * (count - 5)]])
+
+    x = torch.full((1, 3, 20, 20), 0.5)
+    before = x + 0.02
+    moved = _step_l2(before, x, Drawn(), torch.tensor([0]), float((before - x).norm()), 0.05) - x  # type: ignore[arg-type]
+    assert float(moved.norm()) == pytest.approx(float((before - x).norm()), rel=1e-5)
+    assert float(moved[:, :, 14:19, 14:19].abs().max()) == 0, "the second window is emptied"
+    assert float(moved[0, 0, :5, :5].max()) > 4 * float(moved[0, 0, 10, 10]), "into the first one"
+
+
+def test_apgd_keeps_a_quarter_of_the_last_move() -> None:
+    """Up once, then down: its second point is three quarters of the step away, and a quarter of the first move."""
+    points: list[float] = []
+
+    class Turn(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                points.append(float(x.detach()[0, 0, 0, 0]))
+            height = x.flatten(1).sum(1) * (-1 if len(points) > 1 else 1)
+            return torch.stack([100 - height, height, height - 200, height - 200], 1)
+
+    apgd(Turn(), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]), eps=0.4, generator=g(), steps=100)
+    start, first, second = points[:3]
+    assert first == pytest.approx(0.9), "the whole step, cut off at the ball"
+    assert second == pytest.approx(first + 0.75 * (0.1 - first) + 0.25 * (first - start), abs=1e-6)
 
 
 def test_rays_distance_on_a_linear_model() -> None:
@@ -476,6 +566,16 @@ def test_bpda_goes_through_a_random_purifier() -> None:
         )
         held = [bool((model(noise(x_adv, generator=g(100 + k))).argmax(1) == y).all()) for k in range(5)]
         assert (sum(held) < 3) is broken
+
+    # one noisy look misreads these often, a hundred hardly ever: they must all go on from where they are
+    model, many = Linear(lead=0.05 * reach), torch.full((8, 3, 8, 8), 0.5)
+    x_adv = bpda_eot(
+        model, many, torch.zeros(8, dtype=torch.long), eps=1e-5, generator=g(), purifier=noise, steps=3, samples=1,
+        checks=100,
+    )  # fmt: skip
+    once = torch.stack([model(noise(many, generator=g(k))).argmax(1) for k in range(20)]).double().mean()
+    assert 0.2 < float(once) < 0.5
+    assert bool((x_adv != many).flatten(1).any(1).all())
     with pytest.raises(InputError, match=r"the purifier returns shape \(1, 3, 4, 4\)"):
         bpda_eot(Linear(), x, y, eps=eps, generator=g(), purifier=lambda z, generator: z[:, :, ::2, ::2])
 

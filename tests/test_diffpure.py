@@ -70,6 +70,18 @@ def test_noise_is_each_images_own() -> None:
     assert 0 <= float(out.min()) <= float(out.max()) <= 1
 
 
+def test_noise_of_the_reverse_steps() -> None:
+    """A denoiser that finds no noise leaves all of it: the forward pass's, and that of each reverse step, scaled up."""
+    last, kept = 30, kept_signal().tolist()
+    variance = 1 - kept[last]
+    for i in range(last, 0, -1):
+        ratio = kept[i] / kept[i - 1]
+        variance = variance / ratio + ((1 - ratio) if i > 1 else 0)
+    x = torch.full((1, 3, 64, 64), 0.5)
+    out = diffpure(x, generator=g(), t=last / 1000, denoiser=lambda z, t: torch.zeros_like(z))
+    assert float((2 * out - 1).var()) == pytest.approx(variance, rel=0.05)
+
+
 def test_calls_of_the_network() -> None:
     times: list[float] = []
 
@@ -99,6 +111,7 @@ def test_a_network_is_called_in_evaluation_mode_and_left_as_found() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "line"),
     [
+        ({"t": 0.2, "denoiser": None}, UsageError, "t is 0.2: the shipped denoiser has learned up to 0.15"),
         ({"t": 0}, UsageError, "give a time in (0, 1]"),
         ({"t": 2}, UsageError, "give a time in (0, 1]"),
         ({"t": float("nan")}, UsageError, "give a time in (0, 1]"),

@@ -74,6 +74,9 @@ def test_worked_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     backward = mcgs(Linear(), x, y, eps=0.1, generator=g(), n_samples=4, epochs="B")
     # ends at .4, .4, .4, .45 (mean .4125), reflected about .5: .5875
     assert float(backward) == pytest.approx(0.5875, abs=1e-6)
+    # near the limit the copies start clamped at 0, 0, .02, .07, and end at .1, .1, .12, .12
+    edge = mcgs(Linear(), torch.full((1, 1, 1, 1), 0.02), y, eps=0.1, generator=g(), n_samples=4, epochs="F")
+    assert float(edge) == pytest.approx(0.11, abs=1e-6)
 
 
 def test_many_copies_move_three_quarters_of_the_budget() -> None:

@@ -13,6 +13,7 @@ from mspd.attacks import ATTACKS
 from mspd.errors import InputError, UsageError
 from mspd.guard import (
     check_eps,
+    check_finite,
     check_functions,
     check_images,
     check_labels,
@@ -57,7 +58,9 @@ class Report:
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Predicted classes (B,) of x (B, C, H, W), in float32 and fixed pieces."""
     with torch.no_grad(), eval_mode(model):
-        return in_pieces(lambda piece, _: model(piece).argmax(1), x, torch.zeros(len(x), device=x.device), ROWS)
+        logits = in_pieces(lambda piece, _: model(piece), x, torch.zeros(len(x), device=x.device), ROWS)
+    check_finite(logits)
+    return logits.argmax(1)
 
 
 @no_autocast()

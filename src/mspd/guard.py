@@ -49,6 +49,11 @@ def check_arguments(
         raise InputError(f"x is {x.dtype}: {who} compute in float32, pass x.float()")
     check_labels(y, len(x), soft=soft)
     check_eps(eps, norm)
+    longest = math.sqrt(x[0].numel())
+    if norm == "L2" and eps >= longest:
+        raise UsageError(
+            f"eps is {eps:g}, but no move in [0, 1] is longer than {longest:.1f}: did you mean {eps:g}/255?"
+        )
     check_generator(generator)
     if x.requires_grad:
         raise InputError(f"x requires a gradient, which {who} do not pass on: pass x.detach()")
@@ -162,13 +167,18 @@ def check_output(logits: object, name: str = "the model") -> None:
         raise InputError(f"{name} returns a {type(logits).__name__}: it must return logits (B, classes)")
 
 
+def check_finite(logits: Tensor) -> None:
+    """No verdict can be read from NaN: InputError."""
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("the model returns NaN or infinite logits")
+
+
 def check_logits(logits: Tensor, y: Tensor) -> None:
     """The model's output must be logits (B, K) that fit the labels."""
     check_output(logits)
     if logits.ndim != 2 or len(logits) != len(y):
         raise InputError(f"the model returns shape {tuple(logits.shape)}: it must return logits ({len(y)}, classes)")
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model returns NaN or infinite logits")
+    check_finite(logits)
     probabilities = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
     if logits.shape[1] > 1 and probabilities:
         raise InputError("the model returns probabilities: pass it without its softmax, so that it returns logits")

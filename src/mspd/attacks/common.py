@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import UsageError
-from mspd.guard import as_read, check_arguments, check_logits, check_output, eval_mode, gradient_of
+from mspd.guard import as_read, check_arguments, check_finite, check_logits, check_output, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
@@ -61,6 +61,7 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         logits = model(filled(as_read(model, x)))
     check_output(logits)
+    check_finite(logits)
     return torch.as_tensor(logits)[: len(x)].float()
 
 

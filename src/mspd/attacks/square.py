@@ -168,17 +168,19 @@ def _length(window: Tensor) -> Tensor:
 
 
 def _bump(side: int, turn: Tensor) -> Tensor:
-    """(B, 1, side, side) of unit length: nested rectangles, positive above, negative below; transposed where `turn`
+    """(B, 1, side, side) of unit length: a peak in the upper half, one downwards in the lower; transposed where `turn`
     (B,) is above one half."""
-    upper = _nested(side // 2, side)
-    pattern = torch.cat([upper, -_nested(side - side // 2, side)])
+    pattern = torch.cat([_peak(side // 2, side), -_peak(side - side // 2, side)])
     pattern = pattern / pattern.norm()
     return torch.where((turn > 0.5).cpu()[:, None, None, None], pattern.T, pattern)
 
 
-def _nested(height: int, width: int) -> Tensor:
-    """Sum of centred rectangles, each one pixel smaller on every side; the k-th adds 1/k^2."""
+def _peak(height: int, width: int) -> Tensor:
+    """Sum of rectangles around the middle, each one pixel larger on every side and cut off at the border; the k-th adds
+    1/k^2. Of unit length."""
     out = torch.zeros(height, width, dtype=torch.float32)
-    for k in range((min(height, width) + 1) // 2):
-        out[k : height - k, k : width - k] += 1 / (k + 1) ** 2
-    return out
+    row, column = height // 2, width // 2
+    for k in range(max(row, column) + 1):
+        out[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2
+    length: Tensor = out.norm()
+    return out / length

@@ -136,7 +136,6 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
     aims = grid.protector.labels(grid.protector.probabilities(x))
     sources = {}
     for name, model in grid.backbones.items():
-        check_mode(model, f"backbone {name}")
         check_model(model, x, aims, f"backbone {name}")
     for name, target in grid.targets.items():
         model = target.target if isinstance(target, Purified) else target

@@ -12,7 +12,7 @@ from torch import Tensor
 from mspd.ball import image_generators, normals
 from mspd.errors import UsageError
 from mspd.guard import at_rest, check_counts, check_functions, check_generator, check_images, no_autocast
-from mspd.models import load_model
+from mspd.models import card_of, load_model
 from mspd.smoothing import compute_rows, in_pieces
 
 #: timesteps of the whole diffusion and its noise rates (VP-SDE with beta from 0.1 to 20, discretised)
@@ -50,7 +50,8 @@ def diffpure(
     deterministic strides (DDIM, Song et al. 2021). `denoiser(z, time)` predicts the noise in z (B, C, H, W), about
     [-1, 1], at times (B,) in [0, 1]; the shipped one, trained on 32 x 32 colour pictures, unless given. Each image has
     its own noise, from the generator's seed (0 without one) and the image. UsageError for a t outside (0, 1], for more
-    strides than timesteps, and, without a `denoiser`, for pictures that are grey or have sides that 4 does not divide.
+    strides than timesteps, and, without a `denoiser`, for a t above 0.15 and for pictures that are grey or have sides
+    that 4 does not divide.
     """
     check_images(x)
     last = round(t * STEPS) if isinstance(t, Real) and 0 < t <= 1 else 0
@@ -62,6 +63,10 @@ def diffpure(
             raise UsageError(f"strides is {strides}: give 1 to {last}, the number of timesteps of t = {t:g}")
     if denoiser is not None:
         check_functions(denoiser=denoiser)
+    elif last > (known := card_of(WEIGHTS)["timesteps"]):
+        raise UsageError(
+            f"t is {t:g}: the shipped denoiser has learned up to {known / STEPS:g}; pass a denoiser of yours"
+        )
     elif x.shape[1] != 3 or x.shape[2] % 4 or x.shape[3] % 4:
         size = " x ".join(map(str, x.shape[1:]))
         raise UsageError(f"x is {size}: the shipped denoiser is made for 3 x 32 x 32; pass a denoiser of yours")

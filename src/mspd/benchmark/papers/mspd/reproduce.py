@@ -105,14 +105,15 @@ def _item(name: str) -> ModuleType:
 
 def _setting(name: str, study: Study) -> str:
     tier = study.tier
+    purified = f"DiffPure in {tier.strides} deterministic strides" if tier.strides else "DiffPure in 100 steps"
     return (
         f"Tier {tier.name}: {_pictures_of(study)}, classifier "
         f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
         f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
-        f"steps, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the paper's "
-        f"number (on its models). In square brackets behind a difference its paired 95 % interval, in points. Made by "
-        f"`{_command(name, study)} --data DIR -o DIR`."
+        f"steps, {purified}, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the "
+        f"paper's number (on its models). In square brackets behind a difference its paired 95 % interval, in points. "
+        f"Made by `{_command(name, study)} --data DIR -o DIR`."
     )
 
 

@@ -48,7 +48,7 @@ def report(found: Found, tier: Tier) -> Report:
     rows = []
     for row, values in PAPER.items():
         cells = [
-            percent(get(row, column), what, value)
+            percent(get(row, column), what, value, of=tier.n)
             for column, pair in zip(TARGETS, values, strict=True)
             for what, value in zip(("clean", "robust"), pair, strict=True)
         ]

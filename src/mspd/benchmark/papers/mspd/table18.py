@@ -35,7 +35,7 @@ def report(found: Found, tier: Tier) -> Report:
     pairs = [(target, defense) for target in stacks(tier) for defense in ("none", OURS)]
     fields = [found.get(target, ATTACK, defense) for target, defense in pairs]
     rows = [
-        [row, target, percent(field, "clean", clean), percent(field, "robust", robust)]
+        [row, target, percent(field, "clean", clean, of=tier.n), percent(field, "robust", robust, of=tier.n)]
         for (row, (clean, robust)), (target, _), field in zip(PAPER.items(), pairs, fields, strict=True)
     ]
     orderings: list[Ordering] = []

@@ -64,9 +64,11 @@ def report(found: Found, tier: Tier) -> Report:
         if published is not None:
             paper |= {what: {**paper[what], **dict(zip(COLUMNS, values, strict=True))}
                       for what, values in zip(("clean", "AutoAttack"), published, strict=True)}  # fmt: skip
-        rows.append([model, target, "clean", *(percent(clean[c], "clean", paper["clean"][c]) for c in columns)])
+        rows.append(
+            [model, target, "clean", *(percent(clean[c], "clean", paper["clean"][c], of=tier.n_wide) for c in columns)]
+        )
         for attack in ATTACKS:
-            of = tier.n_strong if attack == "AutoAttack" else None
+            of = tier.n_strong if attack == "AutoAttack" else tier.n_wide
             cells = (percent(fields[attack, c], "robust", paper[attack][c], of=of) for c in columns)
             rows.append(["", "", attack, *cells])
         for column in columns:
