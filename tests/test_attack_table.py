@@ -490,7 +490,7 @@ def test_apgd_keeps_a_quarter_of_the_last_move() -> None:
             if x.requires_grad:
                 points.append(float(x.detach()[0, 0, 0, 0]))
             height = x.flatten(1).sum(1) * (-1 if len(points) > 1 else 1)
-            return torch.stack([100 - height, height, height - 200, height - 200], 1)
+            return torch.stack([12 - height, height, height - 20, height - 20], 1)
 
     apgd(Turn(), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0]), eps=0.4, generator=g(), steps=100)
     start, first, second = points[:3]
