@@ -1,7 +1,6 @@
 """What no grid measures: losses, and what a defence costs."""
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,8 @@ from mspd.smoothing import in_pieces, input_gradient, prepare
 
 #: pictures on which a defence's cost is measured
 COUNTED = 8
+#: passes from which on a defence is timed once
+LONG = 200
 
 
 def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -37,22 +38,29 @@ class _Counting(nn.Module):
 
 def cost(defense: Function, backbone: str, x: Tensor, y: Tensor, *, eps: float) -> dict[str, float]:
     """What a defence costs an image of x: gradient passes of the backbone, seconds, and these over the seconds of one
-    gradient, all pictures at once."""
+    gradient, all pictures at once. The least of several calls, the first of which only warms up; a long defence's is
+    one, on a single picture."""
     model = prepare(load_model(backbone, x.device))
     counting = _Counting(model)
 
-    def defend() -> Tensor:
-        return defense(counting, x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
-
-    def seconds(function: Callable[[], object]) -> float:
+    def defend(pictures: Tensor, labels: Tensor) -> float:
         started = time.perf_counter()
-        function()
+        defense(counting, pictures, labels, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
+        return (time.perf_counter() - started) / len(pictures)
+
+    def gradient() -> float:
+        started = time.perf_counter()
+        input_gradient(model, x, y)
         return (time.perf_counter() - started) / len(x)
 
-    gradient = min(seconds(lambda: input_gradient(model, x, y)) for _ in range(3))
-    spent = seconds(defend)
+    defend(x[:1], y[:1])
+    passes, counting.rows = counting.rows, 0
+    calls = 1 if passes > LONG else 3
+    one = [gradient() for _ in range(3)]
+    spent = min(defend(x, y) for _ in range(calls))
+    unit = min(*one, *(gradient() for _ in range(3)))
     return {
-        "passes": round(counting.rows / len(x), 2),
+        "passes": round(counting.rows / len(x) / calls, 2),
         "seconds": round(spent, 5),
-        "gradients": round(spent / gradient, 2),
+        "gradients": round(spent / unit, 2),
     }
