@@ -41,7 +41,7 @@ def _locate(name: str | Path) -> Path:
         path /= WEIGHT_FILE
     if path.suffix == ".safetensors" or path.exists():
         if not path.is_file():
-            raise WeightsError(f"{path}: no such weight file")
+            raise WeightsError(f"{path}: no such weight file; check the path")
         return path
     raise UsageError(
         f"unknown model {str(name)!r}: a shipped one ({', '.join(list_models())}), an id of a hub "
