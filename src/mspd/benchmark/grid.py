@@ -195,9 +195,8 @@ def named(kind: str, axis: Axis) -> dict[str, Any]:
     names = [name for name, _ in entries]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
-        raise UsageError(
-            f"two entries of the {kind} axis are called {doubled!r}: name it once, or in Python pass a dict with names of your own"
-        )
+        remedy = "name it once, or in Python pass a dict with names of your own"
+        raise UsageError(f"two entries of the {kind} axis are called {doubled!r}: {remedy}")
     if any(name == NONE and item != NONE for name, item in entries):
         raise UsageError(f"an entry of the {kind} axis is called {NONE!r}, which stands for none: give it another name")
     return dict(entries)
