@@ -37,10 +37,12 @@ def report(found: Found, tier: Tier) -> Report:
             return found.get(tier.target + BEHIND, ADAPTIVE if attack == "BPDA+EOT" else attack)
         return found.get(tier.target, attack, methods(tier)[column])
 
-    rows = [
-        [attack, *(percent(get(attack, c), "robust", value) for c, value in zip(COLUMNS, values, strict=True))]
-        for attack, values in PAPER.items()
-    ]
+    rows = []
+    for attack, values in PAPER.items():
+        fields = [get(attack, column) for column in COLUMNS]
+        most = max((len(field) for field in fields if field is not None), default=0)
+        cells = (percent(field, "robust", value, of=most) for field, value in zip(fields, values, strict=True))
+        rows.append([attack, *cells])
     orderings: list[Ordering] = [
         above(f"{attack}: Ours above {column}", get(attack, "Ours"), get(attack, column))
         for attack in PAPER
