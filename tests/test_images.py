@@ -360,10 +360,12 @@ def test_an_orientation_in_xmp_follows_the_one_in_exif(tmp_path, suffix):
 def test_the_preview_inside_xmp_is_left_out(tmp_path, encoding):
     told = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:p="http://ns.adobe.com/xap/1.0/"><p:Rating>5</p:Rating>'
+        '<t:Orientation xmlns:t="http://ns.adobe.com/tiff/1.0/">6</t:Orientation>'
         "<p:Thumbnails><p:image>AAAA</p:image></p:Thumbnails></x:xmpmeta>"
     )
     kept = read(write(tmp_path / "a.jpg", smooth(12, 20), xmp=told.encode(encoding))).xmp
     assert b"<p:Rating>5</p:Rating>" in kept
+    assert b">6</t:Orientation>" in kept, "not turned: the orientation is not touched"
     assert b"AAAA" not in kept
 
 

@@ -47,7 +47,12 @@ def upright(xmp: bytes, turned: bool) -> bytes:
     orientation set to 1; as it is where it cannot be parsed."""
     if not turned and b"Thumbnails" not in xmp.replace(b"\0", b""):
         return xmp
-    return _edited(xmp, lambda document: _set_upright(document) | _remove(document, _is_preview)) or xmp
+
+    def change(document: minidom.Document) -> bool:
+        upright_now = turned and _set_upright(document)
+        return _remove(document, _is_preview) or upright_now
+
+    return _edited(xmp, change) or xmp
 
 
 def without_places(xmp: bytes) -> bytes | None:
