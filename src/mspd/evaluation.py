@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mspd.adapters import check_signature, find, name_of
 from mspd.attacks import ATTACKS
+from mspd.attacks.common import logits_of, wrong
 from mspd.errors import InputError, UsageError
 from mspd.guard import (
     check_eps,
@@ -112,7 +113,8 @@ def evaluate(
     def attacked(piece: Tensor, labels: Tensor) -> Tensor:
         x_adv = run(source, piece.clone(), labels.clone(), eps=eps, norm=norm, generator=generator, **params)
         check_result(x_adv, piece, "the attack", eps=eps, norm=norm)
-        return predict(model, x_adv) == labels
+        with eval_mode(model):
+            return ~wrong(logits_of(model, x_adv), labels)
 
     with seeded(seed, x.device):
         with torch.no_grad(), eval_mode(model):

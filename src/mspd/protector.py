@@ -228,8 +228,8 @@ class Protector:
 
     @memory_errors()
     def perturb(self, x: Tensor, *, seed: int = 0) -> list[Perturbation]:
-        """The perturbation of each of the views x (B, C, h, w); it depends on the view and the seed alone. MemoryError,
-        as from the next method and the last one, where there is too little."""
+        """The perturbation of each of the views x (B, C, h, w); it depends on the view and the seed alone.
+        MemoryError, from `view` and `apply` too, where PyTorch finds too little memory."""
         started = time.perf_counter()
         x = x.to(self.device)
         probabilities = self.probabilities(x)

@@ -185,18 +185,12 @@ class Plan:
             empty, picture = False, pictures[0]
             others = tuple(m for m in sample if m is not picture)
             source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
-            problem = ""
-            if len(pictures) > 1:
-                endings = ", ".join(m.name[len(key) :] for m in pictures)
-                problem = f"several pictures ({endings}) in one sample; keep one of them"
-            elif key in keys:
-                problem = "a second sample of this name in the shard; give each one of its own"
-            elif ".." in key.split("/") or key.startswith("/") or "\\" in key:
-                problem = "a name that leads out of the folder where the shard is unpacked; give it another one"
-            problem = problem and f"{printable(shard)}/{printable(key)}: {problem}"
-            again = f" at byte {picture.offset}" if key in keys else ""
+            again = key in keys
             keys.add(key)
-            yield Job(f"{name}/{picture.name}{again}", source, Member(out, key + self.suffix), problem)
+            wrong = _wrong(key, [m.name[len(key) :] for m in pictures], again)
+            problem = f"{printable(shard)}/{printable(key)}: {wrong}" if wrong else ""
+            own = f" at byte {picture.offset}" if again else ""
+            yield Job(f"{name}/{picture.name}{own}", source, Member(out, key + self.suffix), problem)
         if empty:
             raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
 
@@ -237,6 +231,17 @@ def _refuse_originals(root: Place) -> None:
                 f"{root / name}: lies where the copies go and would not be protected; choose another output folder, "
                 "or move it"
             )
+
+
+def _wrong(key: str, endings: list[str], again: bool) -> str:
+    """What forbids to protect the sample `key` with pictures of these endings; "" where nothing does."""
+    if len(endings) > 1:
+        return f"several pictures ({', '.join(endings)}) in one sample; keep one of them"
+    if again:
+        return "a second sample of this name in the shard; give each one of its own"
+    if ".." in key.split("/") or key.startswith("/") or "\\" in key:
+        return "a name that leads out of the folder where the shard is unpacked; give it another one"
+    return ""
 
 
 def _samples(shard: Place) -> Iterator[tuple[str, list[Member]]]:

@@ -49,10 +49,12 @@ def find_exif(info: dict[Any, Any]) -> bytes | None:
     if exif is None and isinstance(text := info.get("Raw profile type exif"), str):  # PNG, the way of ImageMagick
         with suppress(ValueError):
             exif = bytes.fromhex("".join(text.split("\n")[3:]))
+    if exif is None:
+        return None
     start = 0
-    while exif and exif.startswith(b"Exif\0\0", start):
+    while exif.startswith(b"Exif\0\0", start):
         start += 6
-    return exif[start:] or None if exif else None
+    return exif[start:] or None
 
 
 def upright_exif(exif: bytes | None) -> tuple[int, bytes | None]:

@@ -37,20 +37,16 @@ TRANSFORMED = {name: {"transform_input": True, "init_weights": False} for name i
 CREATING = ("num_classes", "checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
-def _three(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
-
-
-def _three_whole(value: object) -> bool:
-    return _three(value) and all(type(v) is int and 0 < v <= 4096 for v in value)  # type: ignore[attr-defined]
+def _three(value: Any, *kinds: type) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(v) in kinds for v in value)
 
 
 #: what a stranger's config.json must say of the pictures, and whether a value can be that
-TIMM_FIELDS: dict[str, Callable[[object], bool]] = {
+TIMM_FIELDS: dict[str, Callable[[Any], bool]] = {
     "num_classes": lambda value: type(value) is int and 0 < value <= 1_000_000,
-    "input_size": _three_whole,
-    "mean": _three,
-    "std": _three,
+    "input_size": lambda value: _three(value, int) and 0 < min(value) <= max(value) <= 4096,
+    "mean": lambda value: _three(value, int, float),
+    "std": lambda value: _three(value, int, float),
 }
 
 State = dict[str, Tensor]

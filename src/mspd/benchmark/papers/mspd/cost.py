@@ -38,8 +38,8 @@ class _Counting(nn.Module):
 
 def cost(defense: Function, backbone: str, x: Tensor, y: Tensor, *, eps: float) -> dict[str, float]:
     """What a defence costs an image of x: gradient passes of the backbone, seconds, and these over the seconds of one
-    gradient, all pictures at once. The least of several calls, the first of which only warms up; a long defence's is
-    one, on a single picture."""
+    gradient, all pictures at once. Each is the least of several calls, for a defence of many passes
+    of one, after one on a single picture that only warms up."""
     model = prepare(load_model(backbone, x.device))
     counting = _Counting(model)
 
@@ -56,9 +56,9 @@ def cost(defense: Function, backbone: str, x: Tensor, y: Tensor, *, eps: float) 
     defend(x[:1], y[:1])
     passes, counting.rows = counting.rows, 0
     calls = 1 if passes > LONG else 3
-    one = [gradient() for _ in range(3)]
+    before = min(gradient() for _ in range(3))
     spent = min(defend(x, y) for _ in range(calls))
-    unit = min(*one, *(gradient() for _ in range(3)))
+    unit = min(before, *(gradient() for _ in range(3)))
     return {
         "passes": round(counting.rows / len(x) / calls, 2),
         "seconds": round(spent, 5),

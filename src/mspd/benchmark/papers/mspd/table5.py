@@ -40,8 +40,7 @@ def report(found: Found, tier: Tier) -> Report:
     rows = []
     for attack, values in PAPER.items():
         fields = [get(attack, column) for column in COLUMNS]
-        most = max((len(field) for field in fields if field is not None), default=0)
-        cells = (percent(field, "robust", value, of=most) for field, value in zip(fields, values, strict=True))
+        cells = (percent(field, "robust", v, of=tier.n_strong) for field, v in zip(fields, values, strict=True))
         rows.append([attack, *cells])
     orderings: list[Ordering] = [
         above(f"{attack}: Ours above {column}", get(attack, "Ours"), get(attack, column))
