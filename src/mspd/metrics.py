@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
-from mspd.guard import as_read, check_images, check_labels, check_logits, eval_mode, gradient_of, no_autocast
-from mspd.objectives import cross_entropy
+from mspd.guard import check_images, check_labels, eval_mode, no_autocast
+from mspd.smoothing import compute_rows, in_pieces, input_gradient
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with the data range L = 1
 _ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 _LPIPS_SIDE = 31  # below, AlexNet's second pooling has nothing left to pool
-#: images of one network call
+#: images of one call of LPIPS's network
 _ROWS = 48
 
 
@@ -171,14 +171,9 @@ def gradient_similarity(model_a: nn.Module, model_b: nn.Module, x: Tensor, y: Te
 
 
 def _input_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    gradients = []
-    with eval_mode(model), torch.enable_grad():
-        for piece, labels in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
-            z = piece.detach().requires_grad_(True)
-            logits = model(as_read(model, z))
-            check_logits(logits, labels)
-            gradients.append(gradient_of(cross_entropy(logits.float(), labels).sum(), z))
-    return torch.cat(gradients)
+    rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
+    with eval_mode(model):
+        return in_pieces(lambda z, labels: input_gradient(model, z, labels), x, y, rows)
 
 
 def loss_split(losses: Tensor, robust: Tensor) -> tuple[float, float, float]:
