@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,7 +67,7 @@ def reproduce(
         for run in runs:
             study.read(run)
         if study.found.cells:
-            _write(name, item, study)
+            write_page(name, study)
         raise
     if study.found.left_out and not study.found.cells:
         raise UsageError(f"{name}: nothing can be measured: {study.found.left_out[0]}")
@@ -76,12 +75,12 @@ def reproduce(
         item.extras(study)
     if plot is not None:
         plot(study, out / f"{_stem(name, chosen)}.png")
-    return _write(name, item, study)
+    return write_page(name, study)
 
 
-def _write(name: str, item: ModuleType, study: Study) -> Path:
+def write_page(name: str, study: Study) -> Path:
     """The page and its JSON, of what is measured so far; with the plot in it where one was drawn."""
-    page = study.out / f"{_stem(name, study.tier)}.md"
+    item, page = _item(name), study.out / f"{_stem(name, study.tier)}.md"
     report: Report = item.report(study.found, study.tier)
     result = _result(name, item, study, report)
     study.out.mkdir(parents=True, exist_ok=True)
@@ -111,9 +110,9 @@ def _setting(name: str, study: Study) -> str:
         f"{tier.preset.classifier}, backbone {tier.preset.backbone}, eps {tier.preset.eps * 255:g}/255, N = "
         f"{tier.samples}, PGD of {tier.pgd_steps} steps, AutoAttack of {tier.aa_steps} steps and {tier.aa_queries} "
         f"queries, other query attacks {tier.queries} queries, baselines of {tier.epochs} epochs of {tier.inner} "
-        f"steps, {purified}, seed 0, {versions()}, {_date(study)}. Cells: measured in % with its 95 % interval / the "
+        f"steps, {purified}, seed 0, {versions()}, {study.day()}. Cells: measured in % with its 95 % interval / the "
         f"paper's number (on its models). In square brackets behind a difference its paired 95 % interval, in points. "
-        f"Made by `{_command(name, study)} --data DIR -o DIR`."
+        f"Made by `{study.command(name)} --data DIR -o DIR`."
     )
 
 
@@ -128,17 +127,6 @@ def _pictures_of(study: Study) -> str:
     return "the first test pictures: " + ", ".join(f"{n} ({attack})" for n, attack in said)
 
 
-def _command(name: str, study: Study) -> str:
-    return f"mspd reproduce {name} --tier {study.tier.name}" + (f" --first {study.first}" if study.first else "")
-
-
-def _date(study: Study) -> str:
-    """The day of the newest measurement."""
-    files = [*study.out.glob(f"cells-{study.tier.name}*/rows.jsonl"), *study.out.glob("extras.json")]
-    newest = max((path.stat().st_mtime for path in files), default=0.0)
-    return datetime.fromtimestamp(newest, UTC).date().isoformat()
-
-
 def _plain(numbers: dict[Any, Any]) -> dict[str, Any]:
     """The paper's numbers with names for keys."""
     return {key if isinstance(key, str) else ", ".join(key): value for key, value in numbers.items()}
@@ -147,8 +135,8 @@ def _plain(numbers: dict[Any, Any]) -> dict[str, Any]:
 def _result(name: str, item: ModuleType, study: Study, report: Report) -> dict[str, Any]:
     found: Found = study.found
     return {
-        "item": name, "title": item.TITLE, "command": _command(name, study),
-        "settings": study.settings(), "versions": versions(), "date": _date(study), "seed": 0,
+        "item": name, "title": item.TITLE, "command": study.command(name),
+        "settings": study.settings(), "versions": versions(), "date": study.day(), "seed": 0,
         "paper": _plain(item.IMAGENET if study.tier.imagenet else item.PAPER),
         "cells": [{"labels": labels, **vars(cell), **each.json()} for (labels, cell), each in found.cells.items()],
         "extras": found.extras,

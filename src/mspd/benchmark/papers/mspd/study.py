@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,15 @@ class Study:
             for name, defense in defenses.items():
                 call = partial(cost, defense, backbone, x, aims, eps=self.tier.preset.eps)
                 table[f"{name} on {backbone}"] = self.remember(f"cost of {name}", call)
+
+    def command(self, table: str) -> str:
+        return f"mspd reproduce {table} --tier {self.tier.name}" + (f" --first {self.first}" if self.first else "")
+
+    def day(self) -> str:
+        """Of the newest measurement."""
+        files = [*self.out.glob(f"cells-{self.tier.name}*/rows.jsonl"), *self.out.glob("extras.json")]
+        newest = max((path.stat().st_mtime for path in files), default=0.0)
+        return datetime.fromtimestamp(newest, UTC).date().isoformat()
 
     def settings(self) -> dict[str, Any]:
         """The tier, and the benchmark's settings of each folder that was measured into."""

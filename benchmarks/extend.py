@@ -1,0 +1,149 @@
+"""Measure more pictures for cells of a table in docs/results, which would take days to measure again from the first.
+
+    python benchmarks/extend.py measure table6 Bi-Level-100 PGD --data DIR --ids 96 1000 --out RUNS
+    python benchmarks/extend.py merge table6 RUNS
+
+`measure` takes the functions and targets of the table's own grid and the test pictures FIRST to LAST - 1, in pieces of
+32; stopped, it goes on with the same call, and two calls may measure two halves of the pictures at once. It begins best
+one piece before the end of what the table has: `merge` adds nothing where a picture that both have was read otherwise.
+What is not defended is always measured too. The page, its JSON and its plot are written again.
+"""
+
+import argparse
+import importlib
+import json
+from collections import defaultdict
+from dataclasses import astuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mspd.benchmark import benchmark
+from mspd.benchmark.grid import Cell
+from mspd.benchmark.papers.mspd.found import Field, field_of
+from mspd.benchmark.papers.mspd.reproduce import write_page
+from mspd.benchmark.papers.mspd.study import Run, Study
+from mspd.benchmark.papers.mspd.tier import Tier, get_tier
+from mspd.benchmark.run import PIECE
+from mspd.benchmark.store import AXES, Row, cell_of, in_short, read_lines
+from mspd.data import ImageSet, load
+from mspd.models import card_of
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def run_of(name: str, tier: Tier, defense: str, attack: str) -> Run:
+    """The call of the table's grid that has both."""
+    item = importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
+    found = [run for run in item.runs(tier) if defense in run.defenses and attack in run.attacks]
+    if not found:
+        raise SystemExit(f"{name} has no {defense} under {attack}")
+    return found[0]
+
+
+def measure(name: str, defense: str, attack: str, data: Path, ids: tuple[int, int], out: Path) -> None:
+    first, last = ids
+    if first % PIECE:
+        raise SystemExit(f"the first picture is {first}: choose a multiple of {PIECE}")
+    tier = get_tier("embedded")
+    run = run_of(name, tier, defense, attack)
+    classes = card_of(tier.preset.classifier)["classes"]
+    test = load(data, "test", size=tier.preset.size, limit=last, like=classes)
+    benchmark(
+        ImageSet(test.images[first:], test.labels[first:], test.classes), out / f"{first:05d}", preset=tier.preset,
+        defenses={defense: run.defenses[defense]}, targets=list(run.targets), attacks={attack: run.attacks[attack]},
+        labels=run.labels,
+    )  # fmt: skip
+
+
+class Committed(Study):
+    """A table as docs/results has it, with the pictures that RUNS add to its cells."""
+
+    def __init__(self, table: str) -> None:
+        self.written: dict[str, Any] = json.loads((RESULTS / f"{table}.json").read_text(encoding="utf-8"))
+        tier = get_tier(self.written["settings"]["tier"]["name"])
+        none = ImageSet(torch.empty(0, 3, tier.preset.size, tier.preset.size, dtype=torch.uint8), torch.empty(0), ())
+        super().__init__(tier, none, RESULTS, "cpu")
+        self.newest = self.written["date"]
+        self.found.extras, self.found.left_out = self.written["extras"], self.written["left_out"]
+        for cell in self.written["cells"]:
+            names = Cell(*(cell[axis] for axis in AXES))
+            self.found.cells[cell["labels"], names] = field_of_bits(cell)
+
+    def add(self, folder: Path) -> None:
+        """The rows of the pictures from the number that the folder is called on; those of a cell must go on where it
+        ends, or before."""
+        first, path = int(folder.name), folder / "rows.jsonl"
+        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        groups, grown = defaultdict[Cell, list[Row]](list), False
+        for row in read_lines(path):
+            groups[cell_of(row)].append(row)
+        for cell, rows in groups.items():
+            known, more = self.found.cells[settings["labels"], cell], field_of(rows)
+            both = min(len(known) - first, len(more))
+            if both < 0:
+                raise SystemExit(f"{folder}: begins after {cell} ends, at {len(known)}")
+            for what in ("clean", "robust"):
+                if not torch.equal(getattr(known, what)[first : first + both], getattr(more, what)[:both]):
+                    raise SystemExit(f"{folder}: {cell} is read otherwise on pictures {first} to {first + both - 1}")
+            if len(more) > both:
+                joined = {name: torch.cat((value, getattr(more, name)[both:])) for name, value in vars(known).items()}
+                self.found.cells[settings["labels"], cell] = Field(**joined)
+                grown = True
+            print(f"{', '.join(astuple(cell))}: {both} pictures alike, {len(more) - both} new from {first + both} on")
+        if not grown:
+            return
+        self.written["settings"]["benchmark"][f"{', '.join(settings['defenses'])} from {first} on"] = in_short(settings)
+        self.newest = max(self.newest, datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
+
+    def command(self, table: str) -> str:
+        return str(self.written["command"])
+
+    def day(self) -> str:
+        return str(self.newest)
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self.written["settings"])
+
+
+def field_of_bits(cell: dict[str, Any]) -> Field:
+    """A cell of the JSON file; every picture has the mean distances, and none to the attacked one."""
+    clean, robust = (torch.tensor([bit == "1" for bit in cell[f"{what}_bits"]]) for what in ("clean", "robust"))
+    means = [cell[what] for what in ("ssim", "lpips", "l2")] + [None] * 3
+    distances = (torch.full((cell["n"],), float("nan") if mean is None else mean).double() for mean in means)
+    return Field(clean, robust, *distances)
+
+
+def merge(table: str, out: Path) -> None:
+    study = Committed(table)
+    for folder in sorted(path.parent for path in out.glob("*/rows.jsonl")):
+        study.add(folder)
+    item = importlib.import_module(f"mspd.benchmark.papers.mspd.{table}")
+    if hasattr(item, "plot"):
+        item.plot(study, RESULTS / f"{table}.png")
+    print(write_page(table, study))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    more = commands.add_parser("measure")
+    for argument in ("table", "defense", "attack"):
+        more.add_argument(argument)
+    more.add_argument("--data", type=Path, required=True)
+    more.add_argument("--ids", type=int, nargs=2, required=True, metavar=("FIRST", "LAST"))
+    more.add_argument("--out", type=Path, required=True)
+    add = commands.add_parser("merge")
+    add.add_argument("table")
+    add.add_argument("out", type=Path)
+    options = parser.parse_args()
+    if options.command == "merge":
+        merge(options.table, options.out)
+        return
+    measure(options.table, options.defense, options.attack, options.data, tuple(options.ids), options.out)
+
+
+if __name__ == "__main__":
+    main()

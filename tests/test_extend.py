@@ -1,0 +1,98 @@
+"""Pictures added to a table that was written before, from files to files."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mspd.benchmark import Cell
+from mspd.benchmark.papers.mspd import reproduce
+
+SPEC = importlib.util.spec_from_file_location("extend", Path(__file__).parents[1] / "benchmarks" / "extend.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+extend = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(extend)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*its card says")
+MCGS = Cell("MCGS", "wrn16-2-cifar10", "none", "rn20-cifar10", "PGD")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Table XIV and the rows that it comes from."""
+    out = tmp_path_factory.mktemp("results")
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    reproduce("table14", (x, torch.arange(8)), out, tier="smoke", device="cpu")
+    return out
+
+
+@pytest.fixture
+def results(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(written, tmp_path / "results")
+    monkeypatch.setattr(extend, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def cells(results: Path) -> dict[Cell, dict[str, Any]]:
+    read = json.loads((results / "table14.json").read_text())["cells"]
+    return {Cell(*(cell[axis] for axis in extend.AXES)): cell for cell in read}
+
+
+def runs(results: Path, first: int, last: int, change: dict[str, Any]) -> Path:
+    """Rows as if the pictures first to last - 1 had been measured apart; those from 8 on are picture 0 with `change`,
+    right before the attack, and all others as they were."""
+    source, folder = results / "cells-smoke", results.parent / "runs" / f"{first:05d}"
+    rows = [json.loads(line) for line in (source / "rows.jsonl").read_text().splitlines()]
+    known = [row for row in rows if extend.cell_of(row) == MCGS]
+    new = [{**known[0], "before": known[0]["label"], **change}] * max(0, last - 8)
+    folder.mkdir(parents=True)
+    listed = [{**row, "id": i} for i, row in enumerate([*known[first:8], *new])]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    shutil.copy(source / "settings.json", folder)
+    return folder.parent
+
+
+def test_new_pictures_are_added(results: Path) -> None:
+    before = cells(results)
+    extend.merge("table14", runs(results, 4, 10, {"after": -1, "ssim": 1.0}))
+    after = cells(results)
+    assert after.keys() == before.keys()
+    assert {cell for cell in after if after[cell] != before[cell]} == {MCGS}
+    old, new = before[MCGS], after[MCGS]
+    assert new["n"] == 10
+    assert new["clean_bits"] == old["clean_bits"] + "11"
+    assert new["robust_bits"] == old["robust_bits"] + "00"
+    assert new["ssim"] == pytest.approx((8 * old["ssim"] + 2) / 10, abs=1e-5)
+    page = (results / "table14.md").read_text()
+    assert "8 to 10 (PGD)" in page
+    assert "mspd reproduce table14 --tier smoke" in page
+
+
+def test_pictures_known_before_change_nothing(results: Path) -> None:
+    kept = {name: (results / name).read_bytes() for name in ("table14.json", "table14.md")}
+    extend.merge("table14", runs(results, 4, 8, {}))
+    assert {name: (results / name).read_bytes() for name in kept} == kept
+
+
+@pytest.mark.parametrize(("first", "line"), [(4, "is read otherwise on pictures 4 to 7"), (9, "ends, at 8")])
+def test_rows_that_do_not_belong_are_refused(results: Path, first: int, line: str) -> None:
+    kept, out = (results / "table14.json").read_bytes(), runs(results, first, 10, {})
+    path = out / f"{first:05d}" / "rows.jsonl"
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    rows[0]["before"] = -1 if rows[0]["before"] == rows[0]["label"] else rows[0]["label"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit, match=line):
+        extend.merge("table14", out)
+    assert (results / "table14.json").read_bytes() == kept
+
+
+def test_only_whole_pieces_and_known_cells() -> None:
+    with pytest.raises(SystemExit, match="choose a multiple of 32"):
+        extend.measure("table6", "Bi-Level-100", "PGD", Path("none"), (100, 128), Path("none"))
+    with pytest.raises(SystemExit, match="table6 has no A5 under PGD"):
+        extend.measure("table6", "A5", "PGD", Path("none"), (96, 128), Path("none"))
