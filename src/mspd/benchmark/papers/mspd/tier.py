@@ -22,8 +22,9 @@ class Tier:
     `nonrobust` of Tables XI and XVII. `target` stands where the paper has WideResNet-94-16, and `light` too where that
     many pictures under AutoAttack would take days; `second` stands for XCiT-L12. `gray` and `black` are the surrogates
     of the reversion, `surrogate` is the model of attackers that transfer. `n` pictures for PGD, `n_wide` for PGD on all
-    targets, `n_strong` for AutoAttack and for the defences of `epochs` epochs of `inner` steps. With `imagenet` the
-    tier is of Table IV and Fig. 6 alone, the paper's two on ImageNet, and names no models but theirs.
+    targets, `n_strong` for AutoAttack and, but for PGD on all targets, for the defences of `epochs` epochs of `inner`
+    steps. With `imagenet` the tier is of Table IV and Fig. 6 alone, the paper's two on ImageNet, and names no models
+    but theirs.
     """
 
     name: str
