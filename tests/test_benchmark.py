@@ -1047,6 +1047,70 @@ def test_identity_of_code_that_is_in_no_file() -> None:
             assert first == third != second, (name, new)
 
 
+SCRIPT = """
+import torch
+SHIFT, NOTES, CALLS = torch.tensor([0.1]), {}, 0
+class Base:
+    strength = torch.tensor([1.0])
+    @property
+    def lead(self):
+        return 1
+    @staticmethod
+    def faded(x):
+        return x * SHIFT
+if True:
+    class Tinted(Base):
+        def __call__(self, model, x, y, **_):
+            return x + self.lead
+    def tint(x):
+        return x + SHIFT if len(NOTES) else tint(x * 2)
+    def noted(model, x, y, strength=0.5, **_):
+        global CALLS
+        CALLS += 1
+        NOTES[CALLS] = strength
+        return [tint(x) for _ in range(1)][0]
+f, g, h = noted, Tinted(), lambda model, x, y, **_: torch.sin(x) + 1
+"""
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("tensor([0.1])", "tensor([0.2])", "fg"),
+        ("len(NOTES) else tint(x * 2)", "len(NOTES) else tint(x * 3)", "f"),
+        ("strength=0.5", "strength=0.6", "f"),
+        ("return 1", "return 2", "g"),
+        ("tensor([1.0])", "tensor([1.5])", "g"),
+        ("return x * SHIFT", "return x / SHIFT", "g"),
+        ("torch.sin", "torch.cos", "h"),
+        ("NOTES, CALLS = torch.tensor([0.1]), {}, 0", "NOTES, CALLS = torch.tensor([0.1]), {}, 5", ""),
+        ("f, g, h", "f, g,  h", ""),
+    ],
+)
+def test_identity_of_what_a_script_reads(
+    old: str, new: str, changed: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file none of these is a definition at the top or a constant, but for Base; in a notebook there is no file."""
+    found = []
+    for folder, text in (("a", SCRIPT), ("b", SCRIPT.replace(old, new)), ("c", SCRIPT)):
+        own = types.ModuleType("__main__")
+        if named:
+            own.__file__ = str(tmp_path / folder / "own.py")
+            (tmp_path / folder).mkdir()
+            Path(own.__file__).write_text(text)
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "__main__", own)
+            exec(compile(text, "own.py", "exec"), vars(own))
+            found.append({name: function_identity(vars(own)[name]) for name in "fgh"})
+            vars(own)["f"](None, torch.zeros(1), None)
+            assert function_identity(vars(own)["f"]) == found[-1]["f"]
+    first, second, third = found
+    assert first == third
+    if not (named and old.startswith(("return 1", "return x", "tensor([1"))):  # of Base, the text counts for all three
+        assert {name for name in "fgh" if first[name] != second[name]} == set(changed)
+
+
 def test_identity_of_large_and_odd_settings() -> None:
     grid = np.zeros((64, 64))
     other = grid.copy()

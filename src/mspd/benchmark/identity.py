@@ -1,6 +1,7 @@
 """What a stored number belongs to: versions, and checksums of models and of functions with all that they lead to."""
 
 import ast
+import dis
 import hashlib
 import importlib.util
 import inspect
@@ -87,18 +88,14 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(owner: Any) -> str:
-    """The source of a function or class: with that of the modules of mspd that its own leads to, or of the user's.
-    Where it is typed in, as in a notebook, it stands alone."""
+    """The source of a function or class: with that of the modules of mspd that its own leads to, or of the user's. Of
+    the script that runs or a notebook also what is in no text that lasts: what is compiled and what it reads."""
     module = owner.__module__ or ""
-    if (file := _own_file(module)) is not None:
-        return "".join(_files(module, file).values())
+    file = _own_file(module)
+    own = "" if file is None else "".join(_files(module, file).values())
     if module == "__main__":
-        try:
-            return inspect.getsource(owner)
-        except (OSError, TypeError):
-            members = vars(owner).values() if inspect.isclass(owner) else (owner,)
-            return "".join(_compiled(m.__code__) for m in members if hasattr(m, "__code__"))
-    return "".join(map(inspect.getsource, (owner, *_reached(module))))
+        return own + _running(owner)
+    return own or "".join(map(inspect.getsource, (owner, *_reached(module))))
 
 
 def _own_file(module: str) -> Path | None:
@@ -168,6 +165,32 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
             yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
+def _running(owner: Any) -> str:
+    """What the script that runs or a notebook has of a function, class or class member: the code, its defaults and the
+    globals that it reads, but for those that it sets, and for lists, sets and dicts, in which it may keep its notes."""
+    if isinstance(owner, staticmethod | classmethod):
+        return _running(owner.__func__)
+    if isinstance(owner, property):
+        return "".join(_running(part) for part in (owner.fget, owner.fset) if part is not None)
+    if inspect.isclass(owner):
+        kinds = [kind for kind in owner.__mro__ if kind.__module__ == "__main__"]
+        members = [(name, value) for kind in kinds for name, value in vars(kind).items()]
+        plain = [v for name, v in members if inspect.isfunction(v) or not name.startswith("__")]
+        return "".join(_value(v) if inspect.isclass(v) else _running(v) for v in plain)
+    if isinstance(owner, Mapping | list | set):
+        return ""
+    if not inspect.isfunction(owner):
+        return _value(owner)
+    codes = [owner.__code__]
+    for code in codes:
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    names = {name for code in codes for name in code.co_names}
+    names -= {step.argval for code in codes for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
+    values = [owner.__globals__[name] for name in sorted(names & owner.__globals__.keys())]
+    read = [_value(v) if inspect.isfunction(v) or inspect.isclass(v) else _running(v) for v in values]
+    return f"{_compiled(owner.__code__)} {_value(owner.__defaults__)} {_value(owner.__kwdefaults__)} {read}"
+
+
 def _compiled(code: CodeType) -> str:
     inner = [_compiled(c) if isinstance(c, CodeType) else _value(c) for c in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {inner}"
@@ -205,6 +228,9 @@ def _told(value: Any) -> str:
         return f"({', '.join(map(_value, value))})"
     if isinstance(value, nn.Module):
         return model_identity(value)
+    if isinstance(value, ModuleType):
+        file = _own_file(value.__name__)
+        return value.__name__ + ("" if file is None else "".join(_files(value.__name__, file).values()))
     if isinstance(value, set | frozenset):
         return "{" + ", ".join(sorted(map(_value, value))) + "}"
     if isinstance(value, partial) or inspect.isroutine(value) or inspect.isclass(value):
