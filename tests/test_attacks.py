@@ -1,5 +1,6 @@
 """PGD by closed forms and invariants, and the counting of `evaluate`."""
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -8,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mspd import evaluate
-from mspd.attacks import bpda_eot, pgd, rays, smallest_eps
+import mspd
+from mspd import evaluate, prepare
+from mspd.attacks import ATTACKS, bpda_eot, pgd, rays, smallest_eps
+from mspd.defenses import DEFENSES, mcgs
 from mspd.errors import InputError, UsageError
+from mspd.evaluation import predict
 from mspd.models import build
 from mspd.objectives import cross_entropy
 
@@ -347,8 +351,77 @@ def test_evaluate_on_images_of_one_channel() -> None:
     report = evaluate(own, x, y, attack=stay, eps=0.1)
     assert report.clean_acc == report.robust_acc
     colours = nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten())
-    with pytest.raises(InputError, match=r"pass x\.expand\(-1, 3, -1, -1\), grey in three channels"):
-        evaluate(colours, x, y, attack=stay, eps=0.1)
+    grey, expanded = (
+        evaluate(colours, z, y, attack="square", n_queries=9, eps=0.3) for z in (x, x.expand(-1, 3, -1, -1))
+    )
+    assert torch.equal(grey.per_image["clean"], expanded.per_image["clean"])
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(5, 2))
+    with pytest.raises(InputError, match=r"the model does not take images \(5, 3, 4, 4\), torch.float32 on cpu \(mat1"):
+        evaluate(wide, x.expand(-1, 3, -1, -1), y, attack=stay, eps=0.1)
+
+
+class InPlace(nn.Module):
+    """Works on the images that it is given, as some do."""
+
+    def __init__(self, network: nn.Module, own: bool) -> None:
+        super().__init__()
+        self.network, self.own = network, own
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone() if self.own else x
+        x -= 0.1
+        logits: Tensor = self.network(x)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["pgd", "cw", "apgd", "square", "rays", "decowa", "bpda_eot", "mcgs", "bilevel"])
+def test_models_that_work_in_place(name: str, network: nn.Module) -> None:
+    function = {**ATTACKS, **DEFENSES}[name]
+    few = {"square": {"n_queries": 20}, "rays": {"n_queries": 20}, "bilevel": {"epochs": 1, "steps": 2}}.get(name, {})
+    few |= {"decowa": {"steps": 1, "warps": 1}}.get(name, {})
+    x = torch.rand(8, 3, 16, 16, generator=g())
+    y, before = predict(InPlace(network, True), x), x.clone()
+    found = [function(InPlace(network, own), x, y, eps=0.05, generator=g(), **few) for own in (True, False)]
+    assert torch.equal(x, before)
+    assert torch.equal(*found)
+    assert evaluate(InPlace(network, False), x, y, eps=0.05, attack="pgd", steps=2).clean_acc == 1
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", ["pgd", "square", "mcgs"])
+def test_models_of_another_type_are_one_line(name: str, network: nn.Module) -> None:
+    x, y = images(), torch.zeros(5, dtype=torch.int64)
+    half = copy.deepcopy(network).bfloat16()
+    with pytest.raises(InputError, match=r"the model does not take images \(.*, 3, 16, 16\), torch.float32 on cpu \("):
+        {**ATTACKS, **DEFENSES}[name](half, x, y, eps=0.1, generator=g())
+
+
+def test_a_prepared_model_of_several_outputs_is_one_line() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.mean((2, 3)), x
+
+    with pytest.raises(InputError, match="the model returns a tuple: it must return logits"):
+        mcgs(prepare(Two()), images(), torch.zeros(5, dtype=torch.int64), eps=0.1, generator=g())
+
+
+def test_the_rounding_of_a_resize_is_no_mistake(network: nn.Module) -> None:
+    white = nn.functional.interpolate(torch.ones(1, 3, 333, 500), size=(16, 16), mode="bilinear", antialias=True)
+    x = torch.cat([white, torch.full_like(white, -1e-9)])
+    assert float(white.max()) > 1
+    x_def = mcgs(network, x, torch.tensor([0, 1]), eps=0.1, generator=g())
+    assert 0 <= float(x_def.min()) <= float(x_def.max()) <= 1
+    with pytest.raises(InputError, match="ranges over"):
+        mcgs(network, x + 2e-6, torch.tensor([0, 1]), eps=0.1, generator=g())
+
+
+def test_models_loaded_in_inference_mode_work_outside() -> None:
+    with torch.inference_mode():
+        protector = mspd.Protector("cifar10", n_samples=1)
+        model = mspd.load_model("rn20-cifar10")
+    x = torch.rand(1, 3, 32, 32, generator=g())
+    assert torch.equal(protector(x), mspd.Protector("cifar10", n_samples=1)(x))
+    assert ATTACKS["pgd"](model, x, predict(model, x), eps=0.1, generator=g(), steps=1).shape == x.shape
 
 
 def test_evaluate_names_what_does_not_fit(network: nn.Module) -> None:

@@ -492,6 +492,21 @@ def test_settings_that_are_hidden(where: str) -> None:
     assert first == again != other
 
 
+def test_an_attacker_does_not_draw_what_the_defender_drew(measure: Callable[..., Summary]) -> None:
+    """A defence that draws from its generator, or from the global state, itself: the same numbers would undo it."""
+
+    def own(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+        return (x + eps * (2 * torch.rand(x.shape, generator=generator) - 1)).clamp(0, 1)
+
+    def common(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+        return (x + eps * (2 * torch.rand(x.shape) - 1)).clamp(0, 1)
+
+    summary = measure(defenses={"own": own, "common": common}, treatments="revert:white")
+    for row in rows(summary):
+        if row["treatment"] != "none":
+            assert row["defense_l2"] > 0.05, row["defense"]
+
+
 def test_an_entry_called_none(measure: Callable[..., Summary]) -> None:
     with pytest.raises(UsageError, match="an entry of the treatment axis is called 'none'"):
         measure(treatments={"none": lambda x, generator: x})
@@ -1047,7 +1062,7 @@ def test_identity_of_code_that_is_in_no_file() -> None:
             assert first == third != second, (name, new)
 
 
-SCRIPT = """
+READING = """
 import torch
 SHIFT, NOTES, CALLS = torch.tensor([0.1]), {}, 0
 class Base:
@@ -1091,9 +1106,9 @@ f, g, h = noted, Tinted(), lambda model, x, y, **_: torch.sin(x) + 1
 def test_identity_of_what_a_script_reads(
     old: str, new: str, changed: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a file none of these is a definition at the top or a constant, but for Base; in a notebook there is no file."""
+    """In a file only Base is a definition at the top, and nothing is a constant; in a notebook there is no file."""
     found = []
-    for folder, text in (("a", SCRIPT), ("b", SCRIPT.replace(old, new)), ("c", SCRIPT)):
+    for folder, text in (("a", READING), ("b", READING.replace(old, new)), ("c", READING)):
         own = types.ModuleType("__main__")
         if named:
             own.__file__ = str(tmp_path / folder / "own.py")

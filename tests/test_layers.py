@@ -10,7 +10,7 @@ from mspd import images
 ROOT = Path(mspd.__file__).parent
 #: from top to bottom; a name covers a module or a whole folder
 ROOMS = (
-    "errors", "locks", "atomic", "ball", "objectives", "guard", "metrics", "images", "smoothing", "data", "models",
+    "errors", "locks", "atomic", "ball", "objectives", "guard", "smoothing", "metrics", "images", "data", "models",
     "defenses", "attacks", "purifiers", "adapters", "reversion", "evaluation", "presets", "protector", "verify",
     "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
 )  # fmt: skip

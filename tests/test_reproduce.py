@@ -19,7 +19,7 @@ from torch import Tensor
 
 import mspd.cli as cli
 from mspd.benchmark import Cell
-from mspd.benchmark.papers.mspd import ITEMS, TIERS, reproduce, study, title_of
+from mspd.benchmark.papers.mspd import ITEMS, TIERS, report, reproduce, study, title_of
 from mspd.benchmark.papers.mspd import tier as tiers
 from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.leaderboard import standings
@@ -356,6 +356,20 @@ def board_cell(defense: str, target: str, robust: str, **changed: str) -> dict[s
     cell = {"labels": "classifier", "defense": defense, "backbone": backbone, "treatment": "none", "target": target,
             "attack": "PGD", "clean_bits": "1" * len(robust), "robust_bits": robust}  # fmt: skip
     return {**cell, **changed}
+
+
+def test_gains_are_of_the_pictures_that_both_have() -> None:
+    """Of 20 without defence the first 10 fall; on these the 10 with one gain nothing."""
+    before, after = (field_of_robust(bits) for bits in ([0] * 10 + [1] * 10, [0] * 10))
+    gain = report.gain(before, after)
+    assert gain is not None
+    assert gain[0] == 0
+    assert report.gain(before, None) is None
+
+
+def field_of_robust(bits: list[int]) -> Field:
+    robust, unknown = torch.tensor(bits).bool(), torch.full((len(bits),), float("nan"))
+    return Field(torch.ones_like(robust), robust, *[unknown] * 6)
 
 
 def test_standings_average_over_targets_and_share_pictures() -> None:

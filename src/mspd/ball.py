@@ -74,7 +74,17 @@ def random_offsets(
 def step(gradient: Tensor, size: float | Tensor, norm: str) -> Tensor:
     """Steepest-ascent step of length `size`: the gradient's sign (Linf) or its direction (L2)."""
     check_norm(norm)
-    return size * (gradient.sign() if norm == "Linf" else gradient / _divisor(gradient))
+    if norm == "Linf":
+        return size * gradient.sign()
+    gradient = magnified(gradient)
+    return size * (gradient / _divisor(gradient))
+
+
+def magnified(v: Tensor) -> Tensor:
+    """Each image times the power of two that brings its largest value to about 1: the gradient of a very sure model is
+    so small that its squares vanish. No bit of a direction changes by it."""
+    _, exponent = torch.frexp(length_of(v, "Linf"))
+    return torch.ldexp(v, -exponent.clamp(-126, 126).view(-1, 1, 1, 1))
 
 
 def project(z: Tensor, centre: Tensor, eps: float | Tensor, norm: str) -> Tensor:

@@ -13,6 +13,7 @@ from mspd.attacks import ATTACKS
 from mspd.attacks.common import logits_of, wrong
 from mspd.errors import InputError, UsageError
 from mspd.guard import (
+    answer,
     check_eps,
     check_finite,
     check_functions,
@@ -59,7 +60,7 @@ class Report:
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Predicted classes (B,) of x (B, C, H, W), in float32 and fixed pieces."""
     with torch.no_grad(), eval_mode(model):
-        logits = in_pieces(lambda piece, _: model(piece), x, torch.zeros(len(x), device=x.device), ROWS)
+        logits = in_pieces(lambda piece, _: answer(model, piece), x, torch.zeros(len(x), device=x.device), ROWS)
     check_finite(logits)
     return logits.argmax(1)
 
@@ -118,7 +119,7 @@ def evaluate(
 
     with seeded(seed, x.device):
         with torch.no_grad(), eval_mode(model):
-            check_logits(model(x[:1]).expand(len(x), -1), y)
+            check_logits(answer(model, x[:1]).expand(len(x), -1), y)
         clean = predict(model, x) == y
         robust = clean.clone()
         if bool(clean.any()):

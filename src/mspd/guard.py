@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mspd.ball import check_norm, length_of
-from mspd.errors import InputError, MspdError, UsageError, first_line
+from mspd.errors import InputError, MspdError, UsageError, first_line, memory_errors
 from mspd.objectives import cross_entropy
 
 
 def check_images(x: Tensor, name: str = "x") -> None:
-    """x must be a float tensor (B, C, H, W) with finite values in [0, 1]; InputError otherwise."""
+    """x must be a float tensor (B, C, H, W) with finite values in [0, 1]; InputError otherwise. 1e-6 is granted to the
+    rounding of a resize."""
     if not isinstance(x, Tensor):
         raise InputError(f"{name} is a {type(x).__name__}: pass a float tensor (B, C, H, W) in [0, 1]")
     if x.ndim != 4:
@@ -31,7 +32,7 @@ def check_images(x: Tensor, name: str = "x") -> None:
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"{name} contains NaN or infinite values")
     low, high = float(x.detach().min()), float(x.detach().max())
-    if low < 0 or high > 1:
+    if low < -1e-6 or high > 1 + 1e-6:
         hint = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation, mspd's models do their own"
         raise InputError(f"{name} ranges over [{low:.3g}, {high:.3g}], not [0, 1]: {hint}")
 
@@ -167,6 +168,22 @@ def check_output(logits: object, name: str = "the model") -> None:
         raise InputError(f"{name} returns a {type(logits).__name__}: it must return logits (B, classes)")
 
 
+def answer(model: nn.Module, x: Tensor, name: str = "the model") -> Tensor:
+    """What a model returns for images x (B, C, H, W) as it reads them: for a copy, since it may work in place.
+    InputError where it fails on them, or returns no tensor."""
+    try:
+        with memory_errors():
+            logits = model(as_read(model, x).clone())
+    except (MspdError, MemoryError):
+        raise
+    except Exception as error:  # a model can fail in any way
+        given = f"images {tuple(x.shape)}, {x.dtype} on {x.device}"
+        line = f"{name} does not take {given} ({first_line(error)}): give it its size, type and device"
+        raise InputError(line) from error
+    check_output(logits, name)
+    return torch.as_tensor(logits)
+
+
 def check_finite(logits: Tensor) -> None:
     """No verdict can be read from NaN: InputError."""
     if not bool(torch.isfinite(logits).all()):
@@ -300,17 +317,7 @@ def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
     of, name = f"{name}: " if name else "", name or "the model"
     with eval_mode(model), seeded(0, x.device), torch.enable_grad():
         z = x.detach().clone().requires_grad_(True)
-        try:
-            logits, again = model(z), model(z)
-            part = model(z[: (len(z) + 1) // 2])
-        except (MspdError, MemoryError):
-            raise
-        except Exception as error:  # a model can fail in any way
-            form = "[0, 1] images" if x.shape[1] == 3 else "x.expand(-1, 3, -1, -1), grey in three channels"
-            raise InputError(
-                f"{name} does not take images {tuple(x.shape)} ({first_line(error)}): pass {form}"
-            ) from error
-        check_output(logits, name)
+        logits, again, part = (answer(model, part, name) for part in (z, z, z[: (len(z) + 1) // 2]))
         try:
             check_logits(logits.detach(), y)
             check_logits(part.detach(), y[: (len(z) + 1) // 2])

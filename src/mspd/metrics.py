@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mspd.errors import InputError, UsageError
 from mspd.guard import check_images, check_labels, eval_mode, no_autocast
-from mspd.smoothing import compute_rows, in_pieces, input_gradient
+from mspd.smoothing import compute_rows, input_gradients
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with the data range L = 1
@@ -167,13 +167,9 @@ def gradient_similarity(model_a: nn.Module, model_b: nn.Module, x: Tensor, y: Te
     """
     check_images(x)
     check_labels(y, len(x))
-    return cosine(_input_gradients(model_a, x, y), _input_gradients(model_b, x, y))
-
-
-def _input_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
-    with eval_mode(model):
-        return in_pieces(lambda z, labels: input_gradient(model, z, labels), x, y, rows)
+    with eval_mode(model_a), eval_mode(model_b):
+        return cosine(input_gradients(model_a, x, y, rows), input_gradients(model_b, x, y, rows))
 
 
 def loss_split(losses: Tensor, robust: Tensor) -> tuple[float, float, float]:

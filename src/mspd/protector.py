@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mspd import images
 from mspd.data.classes import difference
 from mspd.defenses.mcgs import mcgs
-from mspd.errors import InputError, MspdError, UsageError, first_line, memory_errors
+from mspd.errors import UsageError, memory_errors
 from mspd.guard import (
+    answer,
     check_counts,
     check_eps,
     check_images,
@@ -93,6 +94,7 @@ class Protector:
     another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits).
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         preset: str | Preset = "photo",
@@ -138,14 +140,8 @@ class Protector:
 
     def _check_outputs(self, backbone: nn.Module) -> None:
         x = torch.full((1, 3, self.settings.size, self.settings.size), 0.5, device=self.device)
-        try:
-            with torch.no_grad(), eval_mode(backbone):
-                logits = backbone(x)
-        except (MspdError, MemoryError):
-            raise
-        except Exception as error:  # a model can fail in any way
-            line = f"backbone: it does not take images {tuple(x.shape)} ({first_line(error)})"
-            raise InputError(f"{line}: pass a model of float32 images in [0, 1]") from error
+        with torch.no_grad(), eval_mode(backbone):
+            logits = answer(backbone, x, "the backbone")
         check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device))
         count = logits.shape[1]
         if count != len(self.classes):

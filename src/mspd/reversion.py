@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mspd.adapters import check_signature, name_of
 from mspd.errors import InputError, UsageError
-from mspd.guard import as_read, check_functions, check_images, check_logits, check_result, eval_mode
+from mspd.guard import answer, check_functions, check_images, check_logits, check_result, eval_mode
 from mspd.smoothing import compute_rows, in_pieces
 
 #: the shipped surrogate of each preset and setting, white being the preset's own backbone; None where none is shipped.
@@ -67,9 +67,10 @@ def revert(
     """Try to take `defense` back from x_def (B, C, H, W) in [0, 1]; return x_rev, within eps of x_def.
 
     The label is read again: `label` turns the logits of `classifier` on x_def into what the defence aims at, the best
-    class (B,) unless given, or probabilities (B, K). `params` go to the defence. Its randomness is fresh although the
-    seed may be the defender's: noise follows from the seed and the image, and x_def is another image. UsageError and
-    InputError as the defence raises them, and for one that cannot be called so or leaves the budget.
+    class (B,) unless given, or probabilities (B, K). `params` go to the defence. The randomness of mspd's defences is
+    fresh although the seed may be the defender's: noise follows from the seed and the image, and x_def is another one.
+    For a defence that draws from `generator` itself pass another seed than the defender's. UsageError and InputError as
+    the defence raises them, and for one that cannot be called so or leaves the budget.
     """
     check_images(x_def, "x_def")
     check_functions(defense=defense, label=label)
@@ -85,7 +86,7 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     with torch.no_grad(), eval_mode(model):
-        logits = in_pieces(lambda piece, _: model(as_read(model, piece)), x, unknown, rows)
+        logits = in_pieces(lambda piece, _: answer(model, piece, "the classifier"), x, unknown, rows)
     check_logits(logits, unknown)
     return logits
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mspd.ball import project, random_offsets, step
 from mspd.errors import InputError, first_line
-from mspd.guard import as_read, check_logits, check_module, gradient_of, no_autocast
+from mspd.guard import answer, check_logits, check_module, check_output, gradient_of, no_autocast
 from mspd.objectives import cross_entropy
 
 #: network input of one chunk, in pixels: 20 copies of 64 x 64 on a CPU, 64 copies of 224 x 224 on an accelerator
@@ -66,10 +66,12 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast():
-            logits: Tensor = self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
-        return logits.float()
+            logits = self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
+        check_output(logits)
+        return torch.as_tensor(logits).float()
 
 
+@torch.inference_mode(False)
 def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A copy of `model` made for input gradients on the device it is on: BatchNorm folded into convolutions where the
     graph can be traced, and channels-last (not on MPS).
@@ -185,10 +187,15 @@ def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True
     `check` looks at the values, which a graph that is being traced does not have yet."""
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
-        logits = model(as_read(model, z))
+        logits = answer(model, z)
         if check:
             check_logits(logits, y)
         return gradient_of(cross_entropy(logits.float(), y).sum(), z, check=check)
+
+
+def input_gradients(model: nn.Module, x: Tensor, y: Tensor, rows: int) -> Tensor:
+    """`input_gradient` in calls of `rows` images each."""
+    return in_pieces(lambda z, labels: input_gradient(model, z, labels), x, y, rows)
 
 
 def smoothed_epoch(
@@ -223,7 +230,7 @@ def smoothed_epoch(
         labels = y[piece].repeat_interleave(n, 0)
 
         def gradients(z: Tensor, labels: Tensor = labels) -> Tensor:
-            return in_pieces(lambda a, b: input_gradient(model, a, b), z, labels, rows)
+            return input_gradients(model, z, labels, rows)
 
         reached[piece] = walk(
             gradients, c, offsets, direction=direction, eps=eps, norm=norm, steps=steps, step_size=step_size,

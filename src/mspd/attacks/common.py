@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mspd.errors import UsageError
-from mspd.guard import as_read, check_arguments, check_finite, check_logits, check_output, eval_mode, gradient_of
+from mspd.guard import answer, check_arguments, check_finite, check_logits, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 _MULTIPLE = 8
@@ -59,10 +59,9 @@ def filled(rows: Tensor) -> Tensor:
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (B, K) without a graph."""
     with torch.no_grad():
-        logits = model(filled(as_read(model, x)))
-    check_output(logits)
+        logits = answer(model, filled(x))
     check_finite(logits)
-    return torch.as_tensor(logits)[: len(x)].float()
+    return logits[: len(x)].float()
 
 
 def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,9 +71,7 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[T
     """
     with torch.enable_grad():
         z = x.detach().requires_grad_(True)
-        logits = model(filled(as_read(model, z)))
-        check_output(logits)
-        logits = logits[: len(x)].float()
+        logits = answer(model, filled(z))[: len(x)].float()
         losses = loss(logits, y)
         gradient = gradient_of(losses.sum(), z)
     return gradient, losses.detach(), logits.detach()

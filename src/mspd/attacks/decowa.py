@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mspd.attacks.common import check_call, filled, loss_gradient
 from mspd.attacks.surrogates import surrogate_for
-from mspd.ball import image_generators, project, step
-from mspd.guard import as_read, check_nonnegative, eval_mode, gradient_of
+from mspd.ball import image_generators, magnified, project, step
+from mspd.guard import answer, check_nonnegative, eval_mode, gradient_of
 from mspd.objectives import cross_entropy
 
 #: control points a side; the inner ones move
@@ -57,7 +57,7 @@ def decowa(
                 ).to(x)
                 shift = shift - CONSTRAINT * _shift_gradient(source, x_adv, y, shift, splines)
                 total += loss_gradient(_Warped(source, shift, splines), x_adv, y, cross_entropy)[0]
-            mean = total / warps
+            mean = magnified(total / warps)
             momentum = decay * momentum + mean / mean.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
             x_adv = project(x_adv + step(momentum, eps / steps, norm), x, eps, norm)
     return x_adv
@@ -123,6 +123,6 @@ def _shift_gradient(model: nn.Module, x: Tensor, y: Tensor, shift: Tensor, splin
     """Gradient of each image's loss with respect to its displacements."""
     with torch.enable_grad():
         moved = shift.detach().requires_grad_(True)
-        logits = model(filled(as_read(model, warp(x, splines.places(moved)))))[: len(x)]
+        logits = answer(model, filled(warp(x, splines.places(moved))))[: len(x)]
         # a gradient that is not finite is refused here: grid_sample ends the process where it is sent to NaN
         return gradient_of(cross_entropy(logits.float(), y).sum(), moved)

@@ -103,13 +103,8 @@ def _first(x: Tensor, draws: _Draws, live: Tensor, eps: float, norm: str) -> Ten
         return x + eps * torch.where(signs >= 0, 1.0, -1.0).to(x)
     side = height // 5
     delta = torch.zeros_like(x)
-    tile_h, tile_w = (height - 5 * side) // 2, (width - 5 * (width // 5)) // 2
-    across = width // side if width >= 5 * side else 5
-    for i in range(5):
-        for j in range(min(5, across)):
-            top, left = tile_h + i * side, tile_w + j * side
-            if top + side > height or left + side > width:
-                continue
+    for top in range((height % side) // 2, height - side + 1, side):
+        for left in range((width % side) // 2, width - side + 1, side):
             numbers = draws.take(live, channels + 1)
             signs = torch.where(numbers[:, :channels] >= 0.5, 1.0, -1.0).to(x)[:, :, None, None]
             delta[:, :, top : top + side, left : left + side] += signs * _bump(side, numbers[:, channels]).to(x)

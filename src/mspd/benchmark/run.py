@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,6 +23,7 @@ from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
 from mspd.errors import InputError
 from mspd.guard import (
+    answer,
     check_accuracy,
     check_logits,
     check_mode,
@@ -39,6 +41,8 @@ from mspd.smoothing import prepare
 #: images of one piece. Every call of a network, an attack or a defence gets exactly so many (the last piece is filled
 #: up with its own images), so an image's numbers do not depend on n. A multiple of 8, as the attacks need it
 PIECE = 32
+#: random numbers that the attacker's draws stand behind the defender's
+DRAWN = 65_537
 #: images on which the guard tries the models, and on which it measures their accuracy
 TRIED, COUNTED = 8, 1000
 
@@ -142,7 +146,7 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
         check_mode(model, f"target {name}")
         check_model(model, x, y, f"target {name}")
         with torch.no_grad(), eval_mode(model), seeded(0, device):
-            logits = model(x)
+            logits = answer(model, x)
             classes = logits.shape[1]
             check_logits(logits[:1].expand(len(grid), -1), grid.labels)
             source = prepare(model)
@@ -173,12 +177,14 @@ def _measure(
     published: dict[tuple[str, str, str], Tensor] = {}
     before: dict[tuple[str, str, str, str], Tensor] = {}
 
-    def call(function: Function, *args: Any, **options: Any) -> Tensor:
+    def call(function: Function, *args: Any, after: int = 0, **options: Any) -> Tensor:
         """A function with its own fresh generator, on copies of its tensors, in a global random state that is the same
-        whenever it runs."""
+        whenever it runs. Both go on `after` so many numbers: an attacker does not draw what the defender has drawn."""
         copies = [a.clone() if isinstance(a, Tensor) else a for a in args]
+        generator = torch.Generator().manual_seed(grid.seed)
         with seeded((grid.seed * 1_000_003 + piece) % 2**63, device):
-            z = function(*copies, generator=torch.Generator().manual_seed(grid.seed), **options)
+            torch.rand(after, generator=generator), torch.rand(after), np.random.rand(after)
+            z = function(*copies, generator=generator, **options)
         return z.detach() if isinstance(z, Tensor) else z
 
     def stored(paths: list[Path], make: Callable[[], Tensor], eps: float) -> Tensor:
@@ -199,7 +205,7 @@ def _measure(
 
     def treated(cell: Cell, x: Tensor) -> Tensor:
         treatment = grid.treatments[cell.treatment]
-        z = call(grid.reversion(cell) if isinstance(treatment, str) else treatment, x)
+        z = call(grid.reversion(cell), x, after=DRAWN) if isinstance(treatment, str) else call(treatment, x)
         check_result(z, x, f"treatment {cell.treatment}")
         return (z * 255 + 0.5).floor().clamp(0, 255) / 255
 
@@ -226,7 +232,7 @@ def _measure(
         prepared = time.perf_counter()
         attack, (eps, norm) = grid.attacks[cell.attack], grid.budgets[cell.attack]
         queries = torch.zeros(PIECE, dtype=torch.int64) if _counts(attack) else None
-        options = {} if queries is None else {"queries": queries}
+        options: dict[str, Any] = {} if queries is None else {"queries": queries}
         x_adv = call(attack, sources[cell.target], x, y, eps=eps, norm=norm, **options)
         check_result(x_adv, x, f"attack {cell.attack}", eps=eps, norm=norm)
         spent = time.perf_counter() - prepared
@@ -270,7 +276,7 @@ def _rounded(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> Tensor:
 def _read(model: nn.Module, x: Tensor, name: str) -> Tensor:
     """What a target reads, (B,), from finite float32 logits."""
     with torch.no_grad(), eval_mode(model), seeded(0, x.device):
-        logits: Tensor = model(x)
+        logits = answer(model, x, f"target {name}")
     if not bool(torch.isfinite(logits).all()):
         raise InputError(f"target {name} returns NaN or infinite logits")
     return logits.argmax(1)

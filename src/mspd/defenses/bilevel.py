@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mspd.ball import image_generators, project, random_offsets
 from mspd.guard import check_arguments, check_positive, eval_mode, step_or
-from mspd.smoothing import compute_rows, in_pieces, input_gradient, smoothed_epoch
+from mspd.smoothing import compute_rows, input_gradients, smoothed_epoch
 
 #: how much of (-1, 1) the start may fill, so that its coordinate is finite
 _SHARE = 0.9995
@@ -49,7 +49,7 @@ def bilevel(
             model, point, y, direction=1, eps=eps, norm=norm, n_samples=1, steps=steps, step_size=step_size,
             average="points", noise=True, generators=generators,
         )  # fmt: skip
-        found = in_pieces(lambda z, labels: input_gradient(model, z, labels), x_adv, y, rows)
+        found = input_gradients(model, x_adv, y, rows)
         return found * ((x_adv > 0) & (x_adv < 1))
 
     with eval_mode(model):

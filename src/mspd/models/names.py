@@ -21,6 +21,7 @@ def card_of(name: str | Path) -> dict[str, Any]:
     return hub.card(str(name)) if hub.is_id(name) else read_card(_locate(name))
 
 
+@torch.inference_mode(False)
 def load_model(name: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """A model by its name: [0, 1] images to logits, eval mode, frozen.
 

@@ -35,8 +35,7 @@ class Flow:
     def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
         self.labels = training.labels
-        self.model = load_model(recipe.against, device)
-        self.source = prepare(self.model)
+        self.source = prepare(load_model(recipe.against, device))
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         return x, x

@@ -18,7 +18,7 @@ from mspd.benchmark.papers.mspd.tier import Tier, ours
 from mspd.defenses import mcgs
 from mspd.metrics import gradient_similarity
 from mspd.models import load_model
-from mspd.smoothing import in_pieces, input_gradient, prepare
+from mspd.smoothing import input_gradients, prepare
 
 TITLE = "Lemmas 1 to 4, numerically"
 PAPER = {
@@ -93,7 +93,7 @@ def shared_energy(
     gradients = []
     for _ in range(DIRECTIONS):
         noise = (2 * torch.rand(x.shape, generator=generator) - 1).to(x) * eps
-        gradients.append(_gradients(model, (x + noise).clamp(0, 1), y).flatten(1).double())
+        gradients.append(input_gradients(model, (x + noise).clamp(0, 1), y, 32).flatten(1).double())
     stacked = torch.stack([g / g.norm(dim=1, keepdim=True).clamp_min(1e-30) for g in gradients], 2)
     basis, _ = torch.linalg.qr(stacked)
     found = {}
@@ -123,10 +123,6 @@ def residuals(
 
 def _defend(defense: Function, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     return defense(prepare(model), x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
-
-
-def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return in_pieces(lambda a, b: input_gradient(model, a, b), x, y, 32)
 
 
 def report(found: Found, tier: Tier) -> Report:

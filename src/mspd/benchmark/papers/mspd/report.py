@@ -57,6 +57,11 @@ def shared(a: Field, b: Field, what: str = "robust") -> tuple[Tensor, Tensor]:
     return getattr(a.first(n), what), getattr(b.first(n), what)
 
 
+def gain(before: Field | None, after: Field | None) -> tuple[float, float, float] | None:
+    """In robust accuracy, with its paired interval, on the pictures that both have."""
+    return None if before is None or after is None else paired_interval(*shared(before, after))
+
+
 def _lead(a: Field, b: Field, what: str) -> tuple[float, str]:
     first, second = shared(a, b, what)
     lead, low, high = paired_interval(second, first)

@@ -1,7 +1,7 @@
 """Table XVI: a fixed defence against attacks of other budgets."""
 
-from mspd.benchmark.papers.mspd.found import Field, Found
-from mspd.benchmark.papers.mspd.report import Ordering, Report, above, numbers_above, percent
+from mspd.benchmark.papers.mspd.found import Found
+from mspd.benchmark.papers.mspd.report import Ordering, Report, above, gain, numbers_above, percent
 from mspd.benchmark.papers.mspd.study import Run
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
 
@@ -26,17 +26,12 @@ def report(found: Found, tier: Tier) -> Report:
         above(f"attack {BUDGETS[attack]}: with above without", after, before)
         for attack, (before, after) in pairs.items()
     ]
-    gains = {attack: _gain(before, after) for attack, (before, after) in pairs.items()}
+    gains = {attack: gain(before, after) for attack, (before, after) in pairs.items()}
+    points = {attack: None if found is None else 100 * found[0] for attack, found in gains.items()}
     orderings += [
         numbers_above(
-            f"gain at 16/255 above that at {BUDGETS[other]}, points", gains["PGD 16/255"], gains[other], ".1f"
+            f"gain at 16/255 above that at {BUDGETS[other]}, points", points["PGD 16/255"], points[other], ".1f"
         )
         for other in ("PGD", "PGD 4/255")
     ]
     return Report(["attack", "defence", "without defence", "with defence"], rows, orderings)
-
-
-def _gain(before: Field | None, after: Field | None) -> float | None:
-    if before is None or after is None:
-        return None
-    return 100 * float(after.robust.double().mean() - before.robust.double().mean())

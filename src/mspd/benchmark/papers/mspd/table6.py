@@ -4,10 +4,9 @@ from pathlib import Path
 
 from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.plots import Interval, gains
-from mspd.benchmark.papers.mspd.report import Ordering, Report, above, percent, shared
+from mspd.benchmark.papers.mspd.report import Ordering, Report, above, gain, percent
 from mspd.benchmark.papers.mspd.study import BEHIND, Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, baselines, methods, ours
-from mspd.metrics import paired_interval
 
 TITLE = "Table VI: preemptive defences for ten unseen models"
 ATTACKS = ("AutoAttack", "PGD")
@@ -76,7 +75,7 @@ def report(found: Found, tier: Tier) -> Report:
                 orderings.append(above(f"{claim}, clean", clean["Ours"], clean[column], what="clean"))
                 orderings += [above(f"{claim}, {a}", fields[a, "Ours"], fields[a, column]) for a in ATTACKS]
         for (attack, column), values_of in leads.items():
-            lead_here = _gain(fields[attack, column], fields[attack, "Ours"])
+            lead_here = gain(fields[attack, column], fields[attack, "Ours"])
             if lead_here is not None:
                 values_of.append(100 * lead_here[0])
     for (attack, column), values_of in leads.items():
@@ -112,10 +111,5 @@ def plot(study: Study, path: Path) -> None:
         for attack, column in shown:
             plain, ours, own = (_column(found, tier, target, c, attack) for c in ("No Pre.", "Ours", column))
             fewer = own is not None and ours is not None and len(own) < len(ours)
-            series[f"{column}, {attack}"][target] = None if fewer else _gain(plain, own)
+            series[f"{column}, {attack}"][target] = None if fewer else gain(plain, own)
     gains(series, "gain in robust accuracy over no defence, points", path)
-
-
-def _gain(before: Field | None, after: Field | None) -> Interval | None:
-    """In robust accuracy, on the pictures that both have."""
-    return None if before is None or after is None else paired_interval(*shared(before, after))
