@@ -216,9 +216,10 @@ def test_moved_folder_is_computed_again_and_accepted(
 def test_two_sources_of_one_output(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "x.png")
     picture(tmp_path / "b" / "x.png")
-    with pytest.raises(UsageError, match=r"two files would be written to .*out.x\.png\.png"):
+    line = r"two files would be written to .*out.x\.png\.png: name each picture once, or call once for each folder"
+    with pytest.raises(UsageError, match=line):
         plan([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    with pytest.raises(UsageError, match=r"x\.protected\.png"):
+    with pytest.raises(UsageError, match=r"x\.protected\.png: .* only with -o FOLDER"):
         plan([picture(tmp_path / "x.png"), picture(tmp_path / "x.jpg")], None)
 
 

@@ -116,6 +116,13 @@ def test_protect_folder_and_resume(call: Call, tmp_path: Path) -> None:
     assert "2 skipped" in out
 
 
+def test_protect_says_where_several_copies_are(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("protect", picture(tmp_path / "a.png"), picture(tmp_path / "in" / "b.png"), *QUICK)
+    assert (code, err) == (0, "")
+    assert "written: beside each picture\n" in out
+    assert (tmp_path / "in" / "b.protected.png").exists()
+
+
 def test_protect_shows_the_first_rows_and_counts_all(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,10 +615,13 @@ def test_ctrl_c_in_other_commands(call: Call, tmp_path: Path, monkeypatch: pytes
 
 
 def test_ctrl_c_while_the_package_is_imported(tmp_path: Path) -> None:
-    """The command that pyproject.toml names, with a torch whose import is interrupted."""
+    """The command that pyproject.toml names, with a torch whose import is interrupted and swallows what that raises."""
     scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     module, _, function = scripts["scripts"]["mspd"].partition(":")
-    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    lines = (
+        "import os, signal, time\ntry:\n  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(9)\nexcept BaseException: 1"
+    )
+    (tmp_path / "torch.py").write_text(lines)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from {module} import {function}; {function}()"
     done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
     one_line((done.returncode, done.stdout, done.stderr), 130, "mspd: stopped\n")
@@ -879,7 +889,8 @@ def test_train_says_what_is_missing(call: Call, tmp_path: Path) -> None:
 
 def test_train_that_starts_from_a_stranger(call: Call, tmp_path: Path) -> None:
     for split in ("train", "test"):
-        picture(tmp_path / "data" / split / "cat" / "a.png")
+        for name in ("cat", "dog"):
+            picture(tmp_path / "data" / split / name / "a.png")
     command = ("train", "rn20-cifar10", "--data", "data", "-o", "m.safetensors", "--start")
     one_line(call(*command, "prn18-cifar10"), 2, "start prn18-cifar10: not the recipe's resnet20", "or from none")
     one_line(call(*command, "robustbench:Nobody"), 2, "unknown model 'robustbench:Nobody'", "Wong2020Fast")

@@ -637,6 +637,21 @@ def test_png_gamma(tmp_path, gamma, more, line):
         assert refusal(tmp_path / "a.png").startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("points", "more", "line"),
+    [((31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), b"", "wide-gamut colours"),
+     ((31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), b"", None),
+     ((31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), chunk(b"sRGB", b"\0"), None)],
+)  # fmt: skip
+def test_png_colours_in_chrm(tmp_path, points, more, line):
+    chunks = more + chunk(b"cHRM", b"".join(v.to_bytes(4, "big") for v in points))
+    (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunks))
+    if line is None:
+        assert read(tmp_path / "a.png").pixels.shape == (2, 2, 3)
+    else:
+        assert refusal(tmp_path / "a.png").startswith(line)
+
+
 def test_too_many_pixels_are_refused_from_the_header(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(png(30_000, 30_000, 8, 2, b""))

@@ -141,6 +141,9 @@ def test_torchvision_transform(protector: Protector) -> None:
     assert same_mask is mask
     assert label == 3
     assert plain.shape == (3, 9, 9)
+    video = transform(tv_tensors.Video(x.expand(2, 2, -1, -1, -1)))
+    assert type(video) is tv_tensors.Video
+    assert torch.equal(video, wanted.expand(2, 2, -1, -1, -1))
     assert torch.equal(transform(x), wanted)
     assert np.array_equal(np.asarray(transform(Image.fromarray(pixels))), wanted.permute(1, 2, 0).numpy())
     chain = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), transform])
@@ -244,6 +247,8 @@ def test_art(protector: Protector, target: nn.Module) -> None:
     with torch.no_grad():
         wanted = target(protector(x, seed=4))
     assert np.allclose(classifier.predict(x.numpy()), wanted.numpy(), atol=1e-5)
+    turned = np.ascontiguousarray(x.numpy()[:, ::-1])[:, ::-1]  # from BGR: its stride is negative
+    assert np.allclose(classifier.predict(turned), wanted.numpy(), atol=1e-5)
     y = np.eye(10, dtype=np.float32)[[1, 2]]
     through = classifier.loss_gradient(x.numpy(), y)
     x_def = protector(x, seed=4).requires_grad_(True)

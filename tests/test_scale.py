@@ -425,6 +425,20 @@ def test_names_in_a_shard_that_lead_out_of_it_or_come_twice(protector: Protector
     assert again == ["skipped", "failed", "failed", "skipped", "failed", "failed"]
 
 
+def test_files_of_a_shard_that_lie_apart_from_their_picture(protector: Protector, tmp_path: Path) -> None:
+    """As `tar cf x.tar *.png *.cls` writes them; and a picture that WebDataset does not see as one."""
+    names = ["a.png", "b.png", "c.v2.png", "meta.txt", "b.cls"]
+    samples = [(n, png(i) if n.endswith("png") else b"1") for i, n in enumerate(names)]
+    source, other = tar(tmp_path / "s.tar", samples), tar(tmp_path / "t.tar", samples)
+    rows = {row["id"]: row for row in run(protector, plan([source], tmp_path / "out.tar"), report=None, seed=0)}
+    assert [row["status"] for row in rows.values()] == ["done", "done", "failed", "failed"]
+    apart, two = (next(row["error"] for name, row in rows.items() if mark in name) for mark in ("b.cls", "c.v2"))
+    assert apart == f"{source}/b: its picture lies elsewhere in the shard; put the files of a sample side by side"
+    assert two == f"{source}/c: a picture of two endings (.v2.png); leave one"
+    assert untar(tmp_path / "out.tar") == {n: protected(protector, png(i)) for i, n in enumerate(names[:2])}
+    assert len(plan([source, other], tmp_path / "out")) == 8
+
+
 @pytest.mark.parametrize(
     ("head", "beyond"), [(b"k/1.png", 530), (b"k/1.png", 100), (b"k/1.png", 0), (b"k/0.cls", 99), (b"k/0.cls", 0)]
 )

@@ -421,6 +421,26 @@ def test_first_pictures_of_folders_are_of_all_classes(tmp_path: Path) -> None:
     assert load(tmp_path, limit=3).labels.tolist() == [0, 1, 2]
 
 
+def test_folders_of_all_that_is_read(tmp_path: Path) -> None:
+    """Not what is written alone: no picture is left out without a word."""
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    for name, form in (("a.png", "PNG"), ("b.jfif", "JPEG"), ("c.gif", "GIF"), ("d.avif", "AVIF")):
+        Image.new("RGB", (8, 8)).save(tmp_path / "test" / "cat" / name, form)
+    assert len(load(tmp_path)) == 4
+    (tmp_path / "test" / "cat" / "e.heic").write_bytes(b"ftypheic")
+    with pytest.raises(ImageError, match=r"cat/e\.heic cannot be read as a picture"):
+        load(tmp_path)
+
+
+def test_one_class_is_said_before_the_training(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / split / "cat" / "a.png")
+    with pytest.raises(UsageError, match="one class alone; a classifier needs pictures of at least two"):
+        train(get_recipe("rn20-cifar10"), tmp_path, tmp_path / "m.safetensors", epochs=1)
+    assert not list(tmp_path.glob("m.*"))
+
+
 def test_class_folders(pictures: Path) -> None:
     data = load(pictures, "train", size=16)
     assert data.images.shape == (70, 3, 16, 16)

@@ -145,8 +145,8 @@ def protect(
             elif "note" in row:
                 _complain(f"{row['id']}: {row['note']}")
     _protection_table(first)
-    if counts["done"] + counts["skipped"] and jobs.root is not None:
-        console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root}")
+    if counts["done"] + counts["skipped"]:
+        console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root or 'beside each picture'}")
     if len(jobs) > 1:
         left = f" (first {_SHOWN} shown)" if sum(counts.values()) > _SHOWN else ""
         console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)

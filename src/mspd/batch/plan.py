@@ -79,15 +79,17 @@ class Plan:
     def _count(self) -> int:
         if len(self.sources) == 1:
             return sum(1 for _ in self)
-        outputs: set[bytes] = set()
+        outputs, refused = set[bytes](), 0
         for number, job in enumerate(self, 1):
+            if job.problem:
+                refused += 1
+                continue
             outputs.add(blake2b(str(job.output).encode("utf-8", "surrogateescape"), digest_size=12).digest())
-            if len(outputs) < number:
-                raise UsageError(
-                    f"two files would be written to {job.output}: name each picture once, "
-                    "and those whose names differ in their ending only with -o FOLDER"
-                )
-        return len(outputs)
+            if len(outputs) + refused < number:
+                ending = "protect those whose names differ in their ending only with -o FOLDER"
+                remedy = ending if self.out is None else "call once for each folder, each with an -o of its own"
+                raise UsageError(f"two files would be written to {job.output}: name each picture once, or {remedy}")
+        return len(outputs) + refused
 
     @cached_property
     def root(self) -> Place | None:
@@ -163,8 +165,8 @@ class Plan:
 
     def _shard(self, shard: Place) -> Iterator[Job]:
         """One job a sample with a picture (WebDataset: files of one key stand together). A sample of several pictures
-        fails, for only one would be protected, one with the name of an earlier one or of a place outside, and so does a
-        shard that cannot be read to its end."""
+        fails, for only one would be protected, one with the name of an earlier one or of a place outside, one whose
+        picture lies elsewhere, and so does a shard that cannot be read to its end."""
         out = self._root(shard) if self.out is None else self.out
         if self.out is not None and not (self._alone and _is_shard(self.out)):
             out = self.out / shard.name
@@ -176,20 +178,23 @@ class Plan:
         except ImageError as error:
             yield Job(name, shard, Member(out, ""), str(error))
             return
-        empty, keys = True, set[str]()
+        empty, keys, seen = True, set[str](), {key for key, sample in samples if _seen(key, sample)}
         for key, sample in samples:
-            # "key.png" is a picture; "key.mask.png" is not one to be seen
-            pictures = [m for m in sample if m.name[len(key) :].lower() in images.PICTURES]
-            if not pictures:
+            pictures = _seen(key, sample)
+            lost = [m for m in sample if not pictures and (key in seen or images.is_picture(m.name))]
+            if not pictures and not lost:
                 continue
-            empty, picture = False, pictures[0]
+            empty, picture = False, (pictures or lost)[0]
             others = tuple(m for m in sample if m is not picture)
             source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
             again = key in keys
-            keys.add(key)
             wrong = _wrong(key, [m.name[len(key) :] for m in pictures], again)
+            if lost:
+                apart = "its picture lies elsewhere in the shard; put the files of a sample side by side"
+                wrong = apart if key in seen else f"a picture of two endings ({picture.name[len(key) :]}); leave one"
+            keys |= {key} if pictures else set()
             problem = f"{printable(shard)}/{printable(key)}: {wrong}" if wrong else ""
-            own = f" at byte {picture.offset}" if again else ""
+            own = f" at byte {picture.offset}" if again or lost else ""
             yield Job(f"{name}/{picture.name}{own}", source, Member(out, key + self.suffix), problem)
         if empty:
             raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
@@ -242,6 +247,11 @@ def _wrong(key: str, endings: list[str], again: bool) -> str:
     if ".." in key.split("/") or key.startswith("/") or "\\" in key:
         return "a name that leads out of the folder where the shard is unpacked; give it another one"
     return ""
+
+
+def _seen(key: str, sample: list[Member]) -> list[Member]:
+    """The pictures of a sample: key.png is one, key.mask.png is not one to be seen."""
+    return [m for m in sample if m.name[len(key) :].lower() in images.PICTURES]
 
 
 def _samples(shard: Place) -> Iterator[tuple[str, list[Member]]]:

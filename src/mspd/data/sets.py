@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mspd.data.classes import TABLE, class_folders, label_folders, read_table
 from mspd.errors import ImageError, UsageError
-from mspd.images import SUFFIXES
+from mspd.images import is_picture
 from mspd.images.metadata import TURNS, find_exif, upright_exif
 
 #: the validation part goes by several names
@@ -96,7 +96,7 @@ def records(root: str | Path, split: str = "test", *, like: Sequence[str] = ()) 
     if source.is_dir():
         classes = []
         for folder, label in label_folders(root, source, split, like)[1].items():
-            pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            pictures = sorted(p for p in folder.rglob("*") if is_picture(p) and p.is_file())
             if not pictures:
                 raise UsageError(f"{folder}: no pictures of this class; add some or remove the folder")
             classes.append([(path, label) for path in pictures])

@@ -14,17 +14,20 @@ GAIN_MAPS = (b"ns.adobe.com/hdr-gain-map", b"hdrgm:", b"HDRGainMap", b"urn:iso:s
 _PQ, _HLG = 16, 18  # transfer functions of HDR pictures, as numbered in ITU-T H.273
 _SRGB_PRIMARIES = (1, 2)  # BT.709, or unspecified
 _SRGB_GAMMA = 45455  # as a PNG says it
+#: as a PNG says them: x and y of white, red, green and blue
+_SRGB_COLOURS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_WIDE = "wide-gamut colours without an ICC profile, which would be lost; convert it to sRGB"
 _SUBFILE = 0x00FE  # of a TIFF: bit 0 says "a smaller copy of another picture in this file"
 
 
 def png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
-    """IHDR, cICP, gAMA, sRGB, iCCP and tRNS of a PNG; the position in the file stays."""
+    """IHDR, cICP, gAMA, cHRM, sRGB, iCCP and tRNS of a PNG; the position in the file stays."""
     found = {}
     position = file.tell()
     file.seek(8)
     while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
         length, kind = struct.unpack(">I4s", head)
-        if kind in (b"IHDR", b"cICP", b"gAMA", b"sRGB", b"iCCP", b"tRNS"):
+        if kind in (b"IHDR", b"cICP", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tRNS"):
             found[kind] = file.read(length)
             file.seek(4, os.SEEK_CUR)
         else:
@@ -35,15 +38,20 @@ def png_chunks(file: BinaryIO) -> dict[bytes, bytes]:
 
 def refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, bytes], name: str | Path) -> None:
     """Refuse what Pillow would silently reduce to 8 bits or to standard range, and colours of which
-    only a cICP or a gAMA chunk tells."""
+    only a cICP, a cHRM or a gAMA chunk tells."""
     colours: list[tuple[int, int]] = []  # (primaries, transfer function)
     if chunks:
         if chunks[b"IHDR"][8] > 8:
             refuse(name, DEEP)
         if b"cICP" in chunks:
             colours.append((chunks[b"cICP"][0], chunks[b"cICP"][1]))
-        elif b"gAMA" in chunks and not {b"sRGB", b"iCCP"} & set(chunks):
-            gamma = int.from_bytes(chunks[b"gAMA"], "big")
+        elif not {b"sRGB", b"iCCP"} & set(chunks):
+            colour = chunks.get(b"cHRM", b"")[:32]
+            if len(colour) == 32:
+                points = zip(struct.unpack(">8I", colour), _SRGB_COLOURS, strict=True)
+                if any(abs(own - srgb) > 1000 for own, srgb in points):
+                    refuse(name, _WIDE)
+            gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
             if gamma and abs(gamma / _SRGB_GAMMA - 1) > 0.05:
                 line = f"a gamma of {gamma / 1e5:g} without an ICC profile, which would be lost; convert it to sRGB"
                 refuse(name, line)
@@ -67,7 +75,7 @@ def refuse_depth_and_hdr(im: Image.Image, file: BinaryIO, chunks: dict[bytes, by
         if transfer in (_PQ, _HLG):
             refuse(name, HDR)
         if primaries not in _SRGB_PRIMARIES and not im.info.get("icc_profile"):
-            refuse(name, "wide-gamut colours without an ICC profile, which would be lost; convert it to sRGB")
+            refuse(name, _WIDE)
 
 
 def refuse_frames(im: Image.Image, name: str | Path) -> None:

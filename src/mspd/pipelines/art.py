@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ class ArtPreprocessor(Preprocessor):  # type: ignore[misc]
         self.seed = seed
 
     def __call__(self, x: NDArray[Any], y: Any | None = None) -> tuple[NDArray[Any], Any | None]:
-        x_def = self.protector(torch.from_numpy(x), seed=self.seed)
+        x_def = self.protector(torch.from_numpy(np.ascontiguousarray(x)), seed=self.seed)
         return x_def.numpy().astype(x.dtype), y
 
     def estimate_gradient(self, x: NDArray[Any], grad: NDArray[Any]) -> NDArray[Any]:

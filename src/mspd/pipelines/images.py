@@ -16,15 +16,16 @@ tv_tensors = library("torchvision.tv_tensors", "pipelines")
 
 
 class ProtectImages(Transform):  # type: ignore[misc]
-    """Protects the images of a sample: pictures of Pillow, image tensors (uint8, or float in [0, 1]) and, where there
-    is neither, the first plain tensor. Boxes, masks and labels pass. Put it last, after resizing, before normalising.
+    """Protects the images of a sample: pictures of Pillow, image and video tensors (uint8, or float in [0, 1]) and,
+    where there are none, the first plain tensor. Boxes, masks, labels and other plain tensors pass. Put it last, after
+    resizing, before normalising.
 
         transform = v2.Compose([v2.ToImage(), v2.Resize(224), ProtectImages("photo", seed=7)])
 
     protector: a `Protector`, or the name of a preset. Same seed and image, same result.
     """
 
-    _transformed_types = (v2.functional.is_pure_tensor, tv_tensors.Image, Image.Image)
+    _transformed_types = (v2.functional.is_pure_tensor, tv_tensors.Image, tv_tensors.Video, Image.Image)
 
     def __init__(self, protector: Protector | str = "photo", *, seed: int = 0) -> None:
         super().__init__()

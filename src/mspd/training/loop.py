@@ -89,6 +89,8 @@ def train(
         check_classes(training.classes, card_of(recipe.against)["classes"], f"model {recipe.against}")
     if recipe.task == "classify" and not training.classes:
         raise UsageError(f"{data}: the names of the classes are not known; put a classes.tsv (label, wnid, name) there")
+    if recipe.task == "classify" and len(training.classes) < 2:
+        raise UsageError(f"{data}: one class alone; a classifier needs pictures of at least two")
     keep_freed_memory()
     torch.manual_seed(seed)
     arguments = recipe.arguments
