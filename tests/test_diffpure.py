@@ -121,6 +121,7 @@ def test_a_network_is_called_in_evaluation_mode_and_left_as_found() -> None:
         ({"denoiser": "shipped"}, UsageError, "denoiser is 'shipped': pass a function"),
         ({"generator": 0}, UsageError, "generator is a int: pass a torch.Generator"),
         ({"x": torch.full((1, 3, 8, 8), 9.0)}, InputError, "divide by 255"),
+        ({"x": torch.full((1, 3, 8, 8), 0.5).double()}, InputError, "x is torch.float64: diffpure computes in float32"),
     ],
 )
 def test_wrong_calls(options: dict[str, object], error: type[Exception], line: str) -> None:

@@ -25,9 +25,9 @@ def pgd(
     """Ascend `loss` of `model` from a random start inside the eps-ball around x; return x_adv.
 
     x (B, C, H, W) in [0, 1]; y (B,) true labels; `step_size` eps/4 unless given. The random start follows from the
-    generator's seed and the image, not from the batch. With `stop_early` an image keeps the first point where it is
-    misread and costs nothing from there on; without, every image takes all steps. Raises UsageError and InputError as
-    `mcgs` does.
+    generator's seed and the image, not from the batch, and a second call with the same generator gives the same: for
+    another start pass another seed. With `stop_early` an image keeps the first point where it is misread and costs
+    nothing from there on; without, every image takes all steps. Raises UsageError and InputError as `mcgs` does.
     """
     check_call(model, x, y, eps, norm, generator, steps=steps)
     check_functions(loss=loss)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mspd.ball import image_generators, normals
-from mspd.errors import UsageError
+from mspd.errors import InputError, UsageError
 from mspd.guard import at_rest, check_counts, check_functions, check_generator, check_images, no_autocast
 from mspd.models import card_of, load_model
 from mspd.smoothing import compute_rows, in_pieces
@@ -54,6 +54,8 @@ def diffpure(
     that 4 does not divide.
     """
     check_images(x)
+    if x.dtype != torch.float32:
+        raise InputError(f"x is {x.dtype}: diffpure computes in float32, pass x.float()")
     last = round(t * STEPS) if isinstance(t, Real) and 0 < t <= 1 else 0
     if last == 0:
         raise UsageError(f"t is {t!r}: give a time in (0, 1], the paper's is 0.1")
