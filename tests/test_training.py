@@ -68,7 +68,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("recipe", [STANDARD, ADVERSARIAL], ids=["standard", "adversarial"])
 def test_training_writes_weights_and_card(recipe: Recipe, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "mine.safetensors"
+    state = torch.random.get_rng_state()
     card = train(recipe, pictures, out, seed=3, command="mspd train tiny")
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert {path.name for path in out.parent.iterdir()} == {"mine.safetensors", "mine.json"}
     written = card_of(out)
     assert {key: written[key] for key in card} == json.loads(json.dumps(card))

@@ -27,7 +27,7 @@ from mspd.adapters import find
 from mspd.data import ImageSet, load
 from mspd.data.classes import check_classes, difference
 from mspd.errors import MspdError, UsageError, WeightsError
-from mspd.guard import check_counts, check_seed
+from mspd.guard import check_counts, check_seed, seeded
 from mspd.models import build, card_of, load_model, save_model
 from mspd.models.files import write_atomically
 from mspd.models.hub import is_id
@@ -92,11 +92,11 @@ def train(
     if recipe.task == "classify" and len(training.classes) < 2:
         raise UsageError(f"{data}: one class alone; a classifier needs pictures of at least two")
     keep_freed_memory()
-    torch.manual_seed(seed)
     arguments = recipe.arguments
     if recipe.task == "classify":
         arguments = {**arguments, "num_classes": len(training.classes)}
-    model = build(recipe.architecture, arguments)
+    with seeded(seed):
+        model = build(recipe.architecture, arguments)
     layout = _layout(model, where)
     model.to(where, memory_format=layout)  # type: ignore[call-overload]
     origin = _start(model, recipe, recipe.start) if recipe.start else None
@@ -185,7 +185,7 @@ def matmul_rate(device: torch.device, seconds: float = 0.3) -> float:
     """Floating-point operations per second of a matrix product of 1024 (CPU) or 4096 rows and columns on `device`, best
     of many, in bfloat16 or float32, whichever is faster there."""
     side = 1024 if device.type == "cpu" else 4096
-    a = torch.randn(side, side, device=device)
+    a = torch.ones(side, side, device=device)
     a = a.to(torch.bfloat16 if bfloat16_is_faster(device) else torch.float32)
     best, until = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < until:
