@@ -103,9 +103,9 @@ def _larger(a: Field | None, b: Field | None) -> Field | None:
 
 
 def plot(study: Study, path: Path) -> None:
-    """The gains on each target; under AutoAttack of the defences that were measured on as many pictures as ours."""
+    """The gains on each target, of the defences that were measured on as many pictures as ours."""
     found, tier = study.found, study.tier
-    shown = [("PGD", c) for c in (*QUICK, "Ours")] + [("AutoAttack", c) for c in ("UnAdv", "Bi-Level", "Ours")]
+    shown = [(attack, column) for attack in ("PGD", "AutoAttack") for column in ("UnAdv", "Bi-Level", "Ours")]
     series: dict[str, dict[str, Interval | None]] = {f"{column}, {attack}": {} for attack, column in shown}
     for target in tier.targets.values():
         for attack, column in shown:
