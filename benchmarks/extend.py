@@ -12,7 +12,6 @@ What is not defended is always measured too. The page, its JSON and its plot are
 import argparse
 import importlib
 import json
-from collections import defaultdict
 from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +21,12 @@ import torch
 
 from mspd.benchmark import benchmark
 from mspd.benchmark.grid import Cell
-from mspd.benchmark.papers.mspd.found import Field, field_of
+from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.reproduce import write_page
 from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import Tier, get_tier
 from mspd.benchmark.run import PIECE
-from mspd.benchmark.store import AXES, Row, cell_of, in_short, read_lines
+from mspd.benchmark.store import AXES, in_short, read_lines
 from mspd.data import ImageSet, load
 from mspd.models import card_of
 
@@ -77,11 +76,10 @@ class Committed(Study):
         ends, or before."""
         first, path = int(folder.name), folder / "rows.jsonl"
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        groups, grown = defaultdict[Cell, list[Row]](list), False
-        for row in read_lines(path):
-            groups[cell_of(row)].append(row)
-        for cell, rows in groups.items():
-            known, more = self.found.cells[settings["labels"], cell], field_of(rows)
+        added, grown = Found(self.tier.preset.backbone), False
+        added.add(settings["labels"], read_lines(path))
+        for (labels, cell), more in added.cells.items():
+            known = self.found.cells[labels, cell]
             both = min(len(known) - first, len(more))
             if both < 0:
                 raise SystemExit(f"{folder}: begins after {cell} ends, at {len(known)}")
@@ -90,7 +88,7 @@ class Committed(Study):
                     raise SystemExit(f"{folder}: {cell} is read otherwise on pictures {first} to {first + both - 1}")
             if len(more) > both:
                 joined = {name: torch.cat((value, getattr(more, name)[both:])) for name, value in vars(known).items()}
-                self.found.cells[settings["labels"], cell] = Field(**joined)
+                self.found.cells[labels, cell] = Field(**joined)
                 grown = True
             print(f"{', '.join(astuple(cell))}: {both} pictures alike, {len(more) - both} new from {first + both} on")
         if not grown:

@@ -11,6 +11,7 @@ import torch
 
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import reproduce
+from mspd.benchmark.store import cell_of
 
 SPEC = importlib.util.spec_from_file_location("extend", Path(__file__).parents[1] / "benchmarks" / "extend.py")
 assert SPEC is not None
@@ -48,7 +49,7 @@ def runs(results: Path, first: int, last: int, change: dict[str, Any]) -> Path:
     right before the attack, and all others as they were."""
     source, folder = results / "cells-smoke", results.parent / "runs" / f"{first:05d}"
     rows = [json.loads(line) for line in (source / "rows.jsonl").read_text().splitlines()]
-    known = [row for row in rows if extend.cell_of(row) == MCGS]
+    known = [row for row in rows if cell_of(row) == MCGS]
     new = [{**known[0], "before": known[0]["label"], **change}] * max(0, last - 8)
     folder.mkdir(parents=True)
     listed = [{**row, "id": i} for i, row in enumerate([*known[first:8], *new])]

@@ -611,16 +611,21 @@ def test_gain_maps_are_refused(tmp_path, marker, content):
     assert refusal(tmp_path / "a.jpg").startswith("an HDR picture")
 
 
+def reads_or_refuses(path, chunks, line):
+    """A small PNG with these chunks: refused with the line, or read where that is None."""
+    path.write_bytes(png(2, 2, 8, 2, bytes(14), chunks))
+    if line is None:
+        assert read(path).pixels.shape == (2, 2, 3)
+    else:
+        assert refusal(path).startswith(line)
+
+
 @pytest.mark.parametrize(
     ("cicp", "line"),
     [((9, 16), "an HDR picture"), ((9, 18), "an HDR picture"), ((12, 13), "wide-gamut"), ((1, 13), None)],
 )
 def test_png_colours_in_cicp(tmp_path, cicp, line):
-    (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunk(b"cICP", bytes((*cicp, 0, 1)))))
-    if line is None:
-        assert read(tmp_path / "a.png").pixels.shape == (2, 2, 3)
-    else:
-        assert refusal(tmp_path / "a.png").startswith(line)
+    reads_or_refuses(tmp_path / "a.png", chunk(b"cICP", bytes((*cicp, 0, 1))), line)
 
 
 @pytest.mark.parametrize(
@@ -630,11 +635,7 @@ def test_png_colours_in_cicp(tmp_path, cicp, line):
 )  # fmt: skip
 def test_png_gamma(tmp_path, gamma, more, line):
     chunks = more + chunk(b"gAMA", gamma.to_bytes(4, "big"))
-    (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunks))
-    if line is None:
-        assert read(tmp_path / "a.png").pixels.shape == (2, 2, 3)
-    else:
-        assert refusal(tmp_path / "a.png").startswith(line)
+    reads_or_refuses(tmp_path / "a.png", chunks, line)
 
 
 @pytest.mark.parametrize(
@@ -645,11 +646,7 @@ def test_png_gamma(tmp_path, gamma, more, line):
 )  # fmt: skip
 def test_png_colours_in_chrm(tmp_path, points, more, line):
     chunks = more + chunk(b"cHRM", b"".join(v.to_bytes(4, "big") for v in points))
-    (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunks))
-    if line is None:
-        assert read(tmp_path / "a.png").pixels.shape == (2, 2, 3)
-    else:
-        assert refusal(tmp_path / "a.png").startswith(line)
+    reads_or_refuses(tmp_path / "a.png", chunks, line)
 
 
 def test_too_many_pixels_are_refused_from_the_header(tmp_path, monkeypatch):

@@ -26,8 +26,8 @@ def report(found: Found, tier: Tier) -> Report:
         above(f"attack {BUDGETS[attack]}: with above without", after, before)
         for attack, (before, after) in pairs.items()
     ]
-    gains = {attack: gain(before, after) for attack, (before, after) in pairs.items()}
-    points = {attack: None if found is None else 100 * found[0] for attack, found in gains.items()}
+    gains = {attack: gain(*pair) for attack, pair in pairs.items()}
+    points = {attack: found and 100 * found[0] for attack, found in gains.items()}
     orderings += [
         numbers_above(
             f"gain at 16/255 above that at {BUDGETS[other]}, points", points["PGD 16/255"], points[other], ".1f"
