@@ -28,7 +28,8 @@ _PLACES = ("stds.exif", "stds.iptc", "c2pa.metadata", "cawg.metadata")
 
 
 def without_gps(picture: Picture) -> Picture:
-    """The picture without the place in its EXIF and XMP. One of the two that cannot be parsed goes altogether."""
+    """The picture without the place in its EXIF and XMP. What cannot be parsed goes, too: the EXIF is written again
+    from what was read of it."""
     exif, xmp = picture.exif, picture.xmp
     if exif is not None:
         try:
@@ -39,7 +40,7 @@ def without_gps(picture: Picture) -> Picture:
                     for ifd in list(tags.get_ifd(_GPS)):
                         del tags.get_ifd(_GPS)[ifd]
                     del tags[_GPS]
-                    exif = tags.tobytes().removeprefix(b"Exif\0\0")
+                exif = tags.tobytes().removeprefix(b"Exif\0\0") if len(tags) else None
         except Exception:  # Pillow raises anything on malformed tags
             exif = None
     return replace(picture, exif=exif, xmp=None if xmp is None else without_places(xmp))
