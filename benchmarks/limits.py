@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mspd import Protector, evaluate, load_model
 from mspd.data import load
+from mspd.images import to_levels
 from mspd.metrics import gain_cell, ssim
 from mspd.presets import get_preset
 from mspd.purifiers import jpeg
@@ -25,7 +26,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 def reverted(x_def: Tensor, protector: Protector) -> Tensor:
     """2 x_def - defence(x_def), on the 8-bit grid, with the label read again."""
     again = protector(x_def, seed=1)
-    return (reflect(x_def, again) * 255).round() / 255
+    return to_levels(reflect(x_def, again)) / 255
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from mspd import images
 from mspd.attacks.pgd import pgd
-from mspd.models.view import native_size, view
 from mspd.verify import Verifier
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +19,7 @@ TARGET, EPS, WIDTH = "rn18-photo", 8, 480
 
 
 def read_under_attack(verifier: Verifier, pixels: np.ndarray, y: torch.Tensor) -> str:
-    x, model = view(pixels, native_size(*pixels.shape[:2], verifier.preset.size)), verifier.targets[TARGET]
+    x, model = verifier.protector.view(pixels), verifier.targets[TARGET]
     x_adv = pgd(model, x, y, eps=EPS / 255, generator=torch.Generator().manual_seed(0))
     return verifier.classes[TARGET][int(model(x_adv).argmax())]
 

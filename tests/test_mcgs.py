@@ -206,7 +206,7 @@ def test_pieces_have_one_shape_and_keep_the_order() -> None:
         return a + b
 
     a, b = torch.arange(11.0), torch.ones(11)
-    assert torch.equal(in_pieces(function, a, b, 4), a + b)
+    assert torch.equal(in_pieces(function, 4, a, b), a + b)
     assert seen == [4, 4, 4]
 
 
@@ -228,7 +228,7 @@ def test_last_bits_do_not_depend_on_the_place_in_a_call(n: int) -> None:
     z = torch.rand(n, 3, 32, 32, generator=g()).repeat(max(1, rows // n), 1, 1, 1)
     torch.set_num_threads(2)
     try:
-        found = in_pieces(lambda a, b: input_gradient(model, a, b), z, torch.zeros(len(z), dtype=torch.long), rows)
+        found = in_pieces(lambda a, b: input_gradient(model, a, b), rows, z, torch.zeros(len(z), dtype=torch.long))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[:n], other) for other in found.split(n))

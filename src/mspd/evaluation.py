@@ -60,7 +60,7 @@ class Report:
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Predicted classes (B,) of x (B, C, H, W), in float32 and fixed pieces."""
     with torch.no_grad(), eval_mode(model):
-        logits = in_pieces(lambda piece, _: answer(model, piece), x, torch.zeros(len(x), device=x.device), ROWS)
+        logits = in_pieces(lambda piece: answer(model, piece), ROWS, x)
     check_finite(logits)
     return logits.argmax(1)
 
@@ -123,7 +123,7 @@ def evaluate(
         clean = predict(model, x) == y
         robust = clean.clone()
         if bool(clean.any()):
-            robust[clean] = in_pieces(attacked, x[clean], y[clean], ATTACKED)
+            robust[clean] = in_pieces(attacked, ATTACKED, x[clean], y[clean])
     n, right, held = len(x), int(clean.sum()), int(robust.sum())
     return Report(
         attack=name, eps=eps, norm=norm, seed=seed, n=n, clean_acc=right / n, robust_acc=held / n,

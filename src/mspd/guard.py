@@ -184,27 +184,27 @@ def answer(model: nn.Module, x: Tensor, name: str = "the model") -> Tensor:
     return torch.as_tensor(logits)
 
 
-def check_finite(logits: Tensor) -> None:
+def check_finite(logits: Tensor, name: str = "the model") -> None:
     """No verdict can be read from NaN: InputError."""
     if not bool(torch.isfinite(logits).all()):
-        raise InputError("the model returns NaN or infinite logits")
+        raise InputError(f"{name} returns NaN or infinite logits")
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """The model's output must be logits (B, K) that fit the labels."""
-    check_output(logits)
+def check_logits(logits: Tensor, y: Tensor, name: str = "the model") -> None:
+    """What a model returns must be logits (B, K) that fit the labels."""
+    check_output(logits, name)
     if logits.ndim != 2 or len(logits) != len(y):
-        raise InputError(f"the model returns shape {tuple(logits.shape)}: it must return logits ({len(y)}, classes)")
-    check_finite(logits)
+        raise InputError(f"{name} returns shape {tuple(logits.shape)}: it must return logits ({len(y)}, classes)")
+    check_finite(logits, name)
     probabilities = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all())
     if logits.shape[1] > 1 and probabilities:
-        raise InputError("the model returns probabilities: pass it without its softmax, so that it returns logits")
+        raise InputError(f"{name} returns probabilities: pass it without its softmax, so that it returns logits")
     classes = logits.shape[1]
     if y.ndim == 2 and y.shape[1] != classes:
-        raise InputError(f"the model has {classes} classes, but the soft labels have {y.shape[1]}")
+        raise InputError(f"{name} has {classes} classes, but the soft labels have {y.shape[1]}")
     if y.ndim == 1 and (int(y.min()) < 0 or int(y.max()) >= classes):
         raise InputError(
-            f"label {int(y.max()) if int(y.min()) >= 0 else int(y.min())} is outside the model's {classes} classes"
+            f"label {int(y.max()) if int(y.min()) >= 0 else int(y.min())} is outside {name}'s {classes} classes"
         )
 
 
@@ -310,19 +310,15 @@ def check_mode(model: nn.Module, name: str) -> None:
         warnings.warn(f"{name} is in train mode: it is measured in evaluation mode; call .eval() on it", stacklevel=2)
 
 
-def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "") -> None:
+def check_model(model: nn.Module, x: Tensor, y: Tensor, name: str = "the model") -> None:
     """What a measurement needs of a model, tried on a few images x (B, C, H, W) with labels y: finite logits that fit
     the labels, else InputError; a warning for random outputs, for outputs that depend on the other images of the batch,
     and for gradients that are zero."""
-    of, name = f"{name}: " if name else "", name or "the model"
     with eval_mode(model), seeded(0, x.device), torch.enable_grad():
         z = x.detach().clone().requires_grad_(True)
         logits, again, part = (answer(model, part, name) for part in (z, z, z[: (len(z) + 1) // 2]))
-        try:
-            check_logits(logits.detach(), y)
-            check_logits(part.detach(), y[: (len(z) + 1) // 2])
-        except InputError as error:
-            raise InputError(f"{of}{error}") from error
+        check_logits(logits.detach(), y, name)
+        check_logits(part.detach(), y[: (len(z) + 1) // 2], name)
         if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4):
             message = f"{name} answers the same images differently when asked twice: its accuracy depends on the seed"
             warnings.warn(f"{message}; attack it with autoattack version='rand' or bpda_eot", stacklevel=2)

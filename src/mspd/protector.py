@@ -165,7 +165,7 @@ class Protector:
         size = self.settings.size
         with torch.no_grad(), eval_mode(self.classifier):
             rows = compute_rows(1, size, size, self.device)
-            return in_pieces(lambda piece, _: self.classify(piece), x, torch.zeros(len(x), device=x.device), rows)
+            return in_pieces(self.classify, rows, x)
 
     def classify(self, x: Tensor) -> Tensor:
         """`probabilities` in one piece: one call of the classifier as it stands."""
@@ -247,8 +247,12 @@ class Protector:
 
         The perturbation is computed on the view (shorter side = the preset's size) and only it is enlarged and added.
         """
+        protected, perturbation = self._protected(pixels, seed)
+        return protected, perturbation.label, perturbation.confidence
+
+    def _protected(self, pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], Perturbation]:
         (perturbation,) = self.perturb(self.view(pixels), seed=seed)
-        return self.apply(pixels, perturbation), perturbation.label, perturbation.confidence
+        return self.apply(pixels, perturbation), perturbation
 
     def protect_file(self, source: str | Path, out: str | Path, *, seed: int = 0, quality: int = 95) -> Protection:
         """Protect the picture `source` and write it to `out`, whose suffix gives the format; neither is overwritten.
@@ -256,8 +260,7 @@ class Protector:
         The written file is decoded again and checked against the budget; ImageError, and no file, when it fails.
         """
         picture = images.read(Path(source))
-        (perturbation,) = self.perturb(self.view(picture.pixels), seed=seed)
-        pixels = self.apply(picture.pixels, perturbation)
+        pixels, perturbation = self._protected(picture.pixels, seed)
         check = images.save(picture, pixels, Path(out), eps=self.settings.eps, quality=quality)
         return self.protection(source, out, perturbation, check, seed)
 
@@ -276,8 +279,7 @@ class Protector:
         self, picture: images.Picture, name: str | Path, *, seed: int = 0, quality: int = 95
     ) -> tuple[bytes, Protection]:
         """`protect_file` in memory: the bytes of the file that would be called `name`."""
-        (perturbation,) = self.perturb(self.view(picture.pixels), seed=seed)
-        pixels = self.apply(picture.pixels, perturbation)
+        pixels, perturbation = self._protected(picture.pixels, seed)
         data, check = images.encode(picture, pixels, name, eps=self.settings.eps, quality=quality)
         return data, self.protection(picture.path, name, perturbation, check, seed)
 

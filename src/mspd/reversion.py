@@ -84,10 +84,9 @@ def revert(
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
-    unknown = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     with torch.no_grad(), eval_mode(model):
-        logits = in_pieces(lambda piece, _: answer(model, piece, "the classifier"), x, unknown, rows)
-    check_logits(logits, unknown)
+        logits = in_pieces(lambda piece: answer(model, piece, "the classifier"), rows, x)
+    check_logits(logits, torch.zeros(len(x), dtype=torch.int64, device=x.device), "the classifier")
     return logits
 
 

@@ -168,17 +168,17 @@ def compute_rows(n_samples: int, height: int, width: int, device: torch.device) 
     return next((rows for rows in (8, 16, 24) if n_samples <= rows <= most and rows % n_samples <= 1), n_samples)
 
 
-def in_pieces(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, rows: int) -> Tensor:
-    """function(x, y) computed in pieces of exactly `rows` rows (the last one filled up), so that the result of a row
-    does not depend on how many there are."""
+def in_pieces(function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:
+    """function(*tensors), of equal lengths, computed in pieces of exactly `rows` rows (the last one filled up), so that
+    the result of a row does not depend on how many there are."""
     results = []
-    for start in range(0, len(x), rows):
-        piece, labels = x[start : start + rows], y[start : start + rows]
-        count = len(piece)
+    for start in range(0, len(tensors[0]), rows):
+        pieces = [tensor[start : start + rows] for tensor in tensors]
+        count = len(pieces[0])
         if count < rows:
-            fill = torch.arange(rows, device=x.device) % count
-            piece, labels = piece[fill], labels[fill]
-        results.append(function(piece, labels)[:count])
+            fill = torch.arange(rows, device=pieces[0].device) % count
+            pieces = [piece[fill] for piece in pieces]
+        results.append(function(*pieces)[:count])
     return torch.cat(results)
 
 
@@ -195,7 +195,7 @@ def input_gradient(model: nn.Module, z: Tensor, y: Tensor, *, check: bool = True
 
 def input_gradients(model: nn.Module, x: Tensor, y: Tensor, rows: int) -> Tensor:
     """`input_gradient` in calls of `rows` images each."""
-    return in_pieces(lambda z, labels: input_gradient(model, z, labels), x, y, rows)
+    return in_pieces(lambda z, labels: input_gradient(model, z, labels), rows, x, y)
 
 
 def smoothed_epoch(

@@ -18,7 +18,6 @@ from mspd.attacks.pgd import pgd, smallest_eps
 from mspd.errors import ImageError, memory_errors
 from mspd.guard import check_seed
 from mspd.models import card_of, load_model
-from mspd.models.view import native_size, view
 from mspd.objectives import margin
 from mspd.presets import Preset, get_preset
 from mspd.protector import Protector
@@ -163,8 +162,7 @@ class Verifier:
         return [readings[index] for index in range(len(views))]
 
     def _view(self, pixels: NDArray[np.uint8]) -> Tensor:
-        native = native_size(pixels.shape[0], pixels.shape[1], self.preset.size)
-        return view(pixels, native).to(self.protector.device).expand(-1, 3, -1, -1)
+        return self.protector.view(pixels).to(self.protector.device).expand(-1, 3, -1, -1)
 
     def __call__(
         self,

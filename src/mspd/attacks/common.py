@@ -25,7 +25,7 @@ def check_call(
 ) -> None:  # fmt: skip
     """The contract of every attack: `check_inputs`, and labels that the model has, of at least `classes` classes. Costs
     one call of the model with one image."""
-    check_inputs(x, y, eps, norm, generator, **counts)
+    check_inputs(x, y, eps, norm, generator, gradients=True, **counts)
     with eval_mode(model):
         logits = logits_of(model, x[:1])
     check_logits(logits.expand(len(y), -1), y)
@@ -34,10 +34,12 @@ def check_call(
         raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}{hint}")
 
 
-def check_inputs(x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, **counts: int) -> None:
-    """Images in [0, 1], hard labels, a budget, a generator, at least one of each of `counts`. Does not call the model:
-    an attack that counts its calls looks at the first answer with `check_logits`."""
-    check_arguments("attacks", x, y, eps, norm, generator, soft=False, gradients=True, **counts)
+def check_inputs(
+    x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, *, gradients: bool = False, **counts: int
+) -> None:
+    """Images in [0, 1], hard labels, a budget, a generator, at least one of each of `counts`, a place for `gradients`.
+    Does not call the model: an attack that counts its calls looks at the first answer with `check_logits`."""
+    check_arguments("attacks", x, y, eps, norm, generator, soft=False, gradients=gradients, **counts)
 
 
 def check_filled(x: Tensor, **tensors: Tensor | None) -> None:

@@ -15,8 +15,7 @@ def surrogate_for(surrogate: nn.Module | str, x: Tensor, y: Tensor) -> nn.Module
     with eval_mode(own):
         logits = logits_of(own, x[:1])
     try:
-        check_logits(logits.expand(len(y), -1), y)
+        check_logits(logits.expand(len(y), -1), y, surrogate if isinstance(surrogate, str) else "the surrogate")
     except InputError as error:
-        name = surrogate if isinstance(surrogate, str) else "the surrogate"
-        raise InputError(f"{name}: {error}; pass surrogate=, a model with the target's classes") from error
+        raise InputError(f"{error}; pass surrogate=, a model with the target's classes") from error
     return own

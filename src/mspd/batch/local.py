@@ -33,15 +33,14 @@ FAILURES = (MspdError, OSError, MemoryError)
 
 
 @dataclass(frozen=True)
-class Task:
-    """A job and what an earlier run left of it: its row when there is nothing to do, or that it was started."""
+class Known:
+    """What an earlier run left of a job: its row when there is nothing to do, or that it was started."""
 
-    job: Job
     row: Row | None = None
     started: bool = False
 
 
-Look = Callable[[Job], Task]
+Look = Callable[[Job], Known]
 Record = Callable[[Row], None]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mspd.batch import local
-from mspd.batch.local import Look, Options, Record, Task
+from mspd.batch.local import Known, Look, Options, Record
 from mspd.batch.places import Member, exists, extra
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
@@ -38,7 +38,7 @@ class Worker:
         rows: list[str] = []
         for block in batch["jobs"]:
             jobs: list[Job] = pickle.loads(block)  # our own, from the calling process
-            found = local.protect(self.protector, jobs, lambda job: Task(job, started=True), _forget, self.options)
+            found = local.protect(self.protector, jobs, lambda _: Known(started=True), _forget, self.options)
             rows += [json.dumps(row) for row in found]
         return {"row": np.array(rows, dtype=object)}
 

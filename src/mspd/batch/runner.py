@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mspd.batch import local
-from mspd.batch.local import Options, Task
+from mspd.batch.local import Known, Options
 from mspd.batch.places import Member, absolute, exists, newer, place
 from mspd.batch.plan import Job
 from mspd.batch.report import Journal, Row
@@ -71,7 +71,7 @@ def run(
         log.close()
 
 
-def _look(job: Job, log: Journal) -> Task:
+def _look(job: Job, log: Journal) -> Known:
     """What the report knows of a job; one that it does not know is noted as started."""
     row = log.get(job.id)
     status = row.get("status")
@@ -82,8 +82,8 @@ def _look(job: Job, log: Journal) -> Task:
             or absolute(place(row["output"])) != absolute(job.output)
             or newer(job.source, job.output)
         ):
-            return Task(job, started=True)  # moved, changed, or another of that name: the same bytes will tell
-        return Task(job, {**row, "status": "skipped"} if status == "done" else row)
+            return Known(started=True)  # moved, changed, or another of that name: the same bytes will tell
+        return Known({**row, "status": "skipped"} if status == "done" else row)
     if status != "started":
         log.append({"id": job.id, "status": "started"})
-    return Task(job, started=status is not None)
+    return Known(started=status is not None)

@@ -19,6 +19,7 @@ from mspd.data.classes import check_classes
 from mspd.defenses import DEFENSES
 from mspd.errors import MspdError, UsageError
 from mspd.guard import check_counts, check_eps, check_images, check_labels, check_placement, check_seed
+from mspd.images import to_levels
 from mspd.metrics import lpips
 from mspd.models import card_of, load_model
 from mspd.presets import Preset, get_preset
@@ -265,4 +266,4 @@ def image_set(
         check_labels(y, len(x), soft=False)
         x, y = x[:n].cpu(), y[:n].cpu()
     check_images(x)
-    return ImageSet((x * 255 + 0.5).floor().to(torch.uint8).expand(-1, 3, -1, -1), y, ())
+    return ImageSet(to_levels(x).expand(-1, 3, -1, -1), y, ())

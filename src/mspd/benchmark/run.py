@@ -21,10 +21,10 @@ from mspd.benchmark.rough import Rough
 from mspd.benchmark.store import Row, Store, in_short, read_png, save_png, write
 from mspd.benchmark.summary import Summary, markdown, summarise
 from mspd.data import ImageSet
-from mspd.errors import InputError
 from mspd.guard import (
     answer,
     check_accuracy,
+    check_finite,
     check_logits,
     check_mode,
     check_model,
@@ -33,7 +33,7 @@ from mspd.guard import (
     no_autocast,
     seeded,
 )
-from mspd.images import quantise
+from mspd.images import quantise, to_levels
 from mspd.metrics import l2, linf, lpips, psnr, ssim, wilson
 from mspd.presets import Preset
 from mspd.smoothing import prepare
@@ -207,7 +207,7 @@ def _measure(
         treatment = grid.treatments[cell.treatment]
         z = call(grid.reversion(cell), x, after=DRAWN) if isinstance(treatment, str) else call(treatment, x)
         check_result(z, x, f"treatment {cell.treatment}")
-        return (z * 255 + 0.5).floor().clamp(0, 255) / 255
+        return to_levels(z) / 255
 
     def publish(cell: Cell) -> Tensor:
         """The picture as it is attacked."""
@@ -277,8 +277,7 @@ def _read(model: nn.Module, x: Tensor, name: str) -> Tensor:
     """What a target reads, (B,), from finite float32 logits."""
     with torch.no_grad(), eval_mode(model), seeded(0, x.device):
         logits = answer(model, x, f"target {name}")
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError(f"target {name} returns NaN or infinite logits")
+    check_finite(logits, f"target {name}")
     return logits.argmax(1)
 
 

@@ -41,7 +41,7 @@ def a5(
     check_functions(network=make)
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     with torch.no_grad(), at_rest(make):
-        delta = in_pieces(lambda piece, _: make(piece.expand(-1, 3, -1, -1)), x, y, rows)
+        delta = in_pieces(lambda piece: make(piece.expand(-1, 3, -1, -1)), rows, x)
     if x.shape[1] == 1:
         delta = delta.mean(1, keepdim=True)
     return project(x + eps * delta, x, eps, norm)

@@ -23,7 +23,7 @@ A file imports only from those above it.
 
 from mspd.images.checking import LOSSY_MARGIN, Check
 from mspd.images.formats import FORMATS, LOSSY, PICTURES, SUFFIXES, is_picture
-from mspd.images.grid import Pixels, quantise, to_pixels, to_tensor
+from mspd.images.grid import Pixels, quantise, to_levels, to_pixels, to_tensor
 from mspd.images.picture import Picture
 from mspd.images.reading import MAX_PIXELS, decode, read
 from mspd.images.saving import encode, save
@@ -44,6 +44,7 @@ __all__ = [
     "quantise",
     "read",
     "save",
+    "to_levels",
     "to_pixels",
     "to_tensor",
 ]

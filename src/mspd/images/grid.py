@@ -20,11 +20,15 @@ def to_pixels(x: Tensor) -> Pixels:
     """(1, C, H, W) in [0, 1] to (H, W, C) uint8: the nearest grey level, halves up. InputError for NaN."""
     if x.ndim != 4 or len(x) != 1:
         raise InputError(f"to_pixels needs one image (1, C, H, W), not {tuple(x.shape)}")
-    levels = x.detach().cpu().float() * 255
-    if not bool(torch.isfinite(levels).all()):
+    if not bool(torch.isfinite(x).all()):
         raise InputError("to_pixels got NaN or infinity: the image is not a picture")
-    pixels: Pixels = (levels + 0.5).floor().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).contiguous().numpy()
+    pixels: Pixels = to_levels(x.detach().cpu().float())[0].permute(1, 2, 0).contiguous().numpy()
     return pixels
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """The nearest grey levels of x in [0, 1], halves up, as uint8 of its shape."""
+    return (x * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
 def quantise(x: Tensor, reference: Tensor, eps: float) -> Tensor:

@@ -82,7 +82,7 @@ def diffpure(
         return normals(x.shape[1:], generators).to(x)
 
     def noise_in(z: Tensor, i: int) -> Tensor:
-        return in_pieces(network, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device, dtype=torch.float32), rows)
+        return in_pieces(network, rows, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device, dtype=torch.float32))
 
     kept = kept_signal().to(torch.float32).tolist()
     z = add_noise(2 * x - 1, noise(), torch.full((len(x),), last))

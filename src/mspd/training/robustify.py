@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet
+from mspd.images import to_levels
 from mspd.models import load_model
 from mspd.objectives import cross_entropy
 from mspd.smoothing import prepare
@@ -59,6 +60,6 @@ class Robustify:
         x, y = testing.floats(0, 1000), testing.labels[:1000]
         with torch.no_grad():
             x_def = torch.cat([(z + self.recipe.eps * model(z)).clamp(0, 1) for z in torch.split(x, 100)])
-        robustified = ImageSet((x_def * 255).round().to(torch.uint8), y, testing.classes)
+        robustified = ImageSet(to_levels(x_def), y, testing.classes)
         scores = evaluate_plain(self.model, robustified, eps=self.recipe.test_eps)
         return {"against": self.recipe.against, **{f"against_{key}": value for key, value in scores.items()}}

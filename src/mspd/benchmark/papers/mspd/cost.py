@@ -19,7 +19,7 @@ LONG = 200
 def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of each picture, (B,)."""
     with torch.no_grad():
-        return in_pieces(lambda piece, labels: cross_entropy(model(piece), labels), x, y, 32)
+        return in_pieces(lambda piece, labels: cross_entropy(model(piece), labels), 32, x, y)
 
 
 class _Counting(nn.Module):

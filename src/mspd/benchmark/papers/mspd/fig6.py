@@ -13,6 +13,7 @@ from mspd.benchmark.papers.mspd.plots import pictures
 from mspd.benchmark.papers.mspd.report import LPIPS, Ordering, Report, mean, number, numbers_above
 from mspd.benchmark.papers.mspd.study import Run, Study
 from mspd.benchmark.papers.mspd.tier import OURS, Tier, attacks, ours
+from mspd.images import to_levels
 from mspd.models import load_model
 from mspd.smoothing import prepare
 
@@ -80,7 +81,7 @@ def attacked(attack: Function, target: str, x: Tensor, y: Tensor, eps: float) ->
     """8-bit values (B, 3, H, W) of the attacked pictures."""
     model = prepare(load_model(target, x.device))
     z = attack(model, x, y, eps=eps, norm="Linf", generator=torch.Generator().manual_seed(0))
-    return list((z * 255).round().to(torch.uint8).tolist())
+    return list(to_levels(z).tolist())
 
 
 def plot(study: Study, path: Path) -> None:
