@@ -33,15 +33,19 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 @dataclass(frozen=True)
 class Row:
     """One defence: its name and the settings of MCGS; None is no defence. `ceiling` uses true labels and the target
-    itself as the backbone."""
+    itself as the backbone; `own` the labels of `protect`, others the classifier's."""
 
     name: str
     settings: dict[str, Any] | None = field(default_factory=dict)
     ceiling: bool = False
+    own: bool = False
 
 
 ROWS = (
     Row("no defence", None),
+    Row(
+        "protect: MCGS, n_samples 2, the backbone's reading where the classifier is unsure", {"n_samples": 2}, own=True
+    ),
     *(Row(f"MCGS, n_samples {n}", {"n_samples": n}) for n in (2, 20, 1, 5)),
     Row("MCGS, Eq. 5 (gradients averaged), n_samples 2", {"n_samples": 2, "average": "gradients"}),
     Row("forward epoch alone, n_samples 2", {"n_samples": 2, "epochs": "F"}),
@@ -78,20 +82,21 @@ def measure(preset_name: str, data: Path, folder: Path, n: int, seed: int, exact
     test = load(data, "test", size=preset.size, limit=n)
     x, y = test.floats(), test.labels
     protector = Protector(preset)
-    labels = protector.labels(protector.probabilities(x))
+    aims, probabilities = protector.aims(x)
+    labels = protector.labels(probabilities)
     targets = {name: load_model(name) for name in preset.targets}
-    classifier_acc = float((protector.probabilities(x).argmax(1) == y).float().mean())
+    classifier_acc = float((probabilities.argmax(1) == y).float().mean())
     for row in ROWS:
         scores = rows.get(row.name, {})
         missing = [name for name in targets if name not in scores]
-        if not missing or (only and only not in row.name):
+        if not missing or (only and only not in row.name) or (row.own and preset.own_below == 0):
             continue
         for name in missing:
             target, started = targets[name], time.perf_counter()
             if row.settings is None:
                 x_def = x
             elif name == missing[0] or row.ceiling:
-                model, aim = (prepare(target), y) if row.ceiling else (protector.backbone, labels)
+                model, aim = (prepare(target), y) if row.ceiling else (protector.backbone, aims if row.own else labels)
                 generator = torch.Generator().manual_seed(seed)
                 x_def = mcgs(model, x, aim, eps=preset.eps, generator=generator, **row.settings)
                 x_def = through_files(x, images.quantise(x_def, x, preset.eps), preset.eps)

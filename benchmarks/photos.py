@@ -17,6 +17,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -38,9 +39,15 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PRESET = get_preset("photo")
 NONE = "no defence"
 SMALL, LARGE = (640, 480), (4000, 3000)
-#: by the row's name, `soft_labels` of the protector
-SOFT = {"hard: the best class": 0, "soft: the best 3": 3, "soft: the best 5": 5, "soft: the best 10": 10,
-        "soft: all": 100}  # fmt: skip
+OWN = "the backbone's own reading"
+#: by the row's name, the preset's settings of the label
+LABELS: dict[str, dict[str, Any]] = {
+    **{f"hard, {OWN} below {sure:.0%}": {"own_below": sure} for sure in (0.2, 0.3, 0.5)},
+    OWN: {"own_below": 1.1},
+    "hard: the best class": {"own_below": 0},
+    **{f"soft: the best {k}": {"own_below": 0, "soft_labels": k} for k in (3, 5, 10)},
+    "soft: all": {"own_below": 0, "soft_labels": 100},
+}
 
 
 def wordnet_ids(folder: Path) -> list[str]:
@@ -139,7 +146,7 @@ def main() -> None:
               f"{np.mean(ratios):.2f} on average.", "", "![Gain by target and version](photos.png)", ""]  # fmt: skip
 
     x = torch.cat([downsized(decode(data)) for data, _ in outside])
-    protected = {name: Protector(PRESET, soft_labels=k)(x) for name, k in SOFT.items()}
+    protected = {name: Protector(replace(PRESET, **settings))(x) for name, settings in LABELS.items()}
     lines += [f"## Labels ({len(outside)} photos of other classes; the label to keep is the target's own)", ""]
     lines += ["| target | label of the defence | kept without attack | kept under PGD-20 |", "|---|---|---:|---:|"]
     for name, target in targets.items():

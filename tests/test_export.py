@@ -16,13 +16,14 @@ import mspd.cli as cli
 import mspd.export as export
 from mspd import PRESETS, MspdError, Protector, UsageError, images
 from mspd.ball import image_generators
+from mspd.presets import get_preset
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'mspd[onnx]'")
 
 
 @pytest.fixture(scope="module")
 def protector(tiny: str) -> Protector:
-    return Protector(tiny, n_samples=2, device="cpu")
+    return Protector(replace(get_preset(tiny), own_below=0.5), n_samples=2, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,12 @@ def test_same_as_pytorch(protector: Protector, folder: Path, shape: tuple[int, i
     noise = torch.stack([torch.rand(2, 3, *shape, generator=drawn) for _ in range(2)])
     session = onnxruntime.InferenceSession(folder / "defense.onnx", providers=["CPUExecutionProvider"])
     feed = {"image": x.numpy(), "noise": noise.numpy(), "eps": np.array(8 / 255, np.float32)}
-    protected, probabilities = map(torch.from_numpy, session.run(None, feed))
-    expected = protector.probabilities(x)
+    protected, label, probabilities = map(torch.from_numpy, session.run(None, feed))
+    aim, expected = protector.aims(x)
     assert torch.allclose(probabilities, expected, atol=1e-5)
-    ours = images.quantise(protector.defend(x, protector.labels(expected), 7), x, 8 / 255)
+    assert torch.equal(label, aim)
+    assert torch.equal(aim, protector.own(x))
+    ours = images.quantise(protector.defend(x, aim, 7), x, 8 / 255)
     theirs = images.quantise(protected, x, 8 / 255)
     assert ((ours != theirs).any(1).float().mean()) <= 0.002
     assert (ours - x).abs().max() > 4 / 255  # not the picture itself
@@ -90,7 +93,7 @@ def test_command(
 
     data = (folder / "defense.onnx").read_bytes()
     monkeypatch.setattr(export, "to_onnx", lambda protector: data)
-    monkeypatch.setitem(PRESETS, tiny, replace(PRESETS[tiny], n_samples=2))
+    monkeypatch.setitem(PRESETS, tiny, replace(PRESETS[tiny], n_samples=2, own_below=0.5))
     code, out, err = call("onnx", "--preset", tiny, "-o", tmp_path / "out")
     assert (code, err) == (0, "")
     assert re.search(r"defense.onnx: [\d.]+ MB; of \d+ pixels in 4 checked pictures 0\.\d+% have another", out)

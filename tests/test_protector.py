@@ -1,5 +1,6 @@
 """The whole method on tensors and pixels: budget, grid, range, batches, sizes; and the resize view by closed forms."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import mspd
 from mspd import Protector, verify
 from mspd.batch import plan, run
 from mspd.errors import InputError, UsageError
+from mspd.evaluation import predict
 from mspd.images import to_tensor
 from mspd.models import load_model
 from mspd.models.view import add, down, native_size, view
+from mspd.presets import get_preset
 from mspd.protector import pick_device
 
 EPS = 8 / 255
@@ -133,6 +136,30 @@ def test_labels_are_the_classifiers_unless_given(small: Protector) -> None:
     assert not torch.equal(small(x), small(x, (predicted + 1) % 10))
     soft = F.one_hot(predicted, 10).float()
     assert float((small(x, soft) - small(x)).abs().max()) <= 1.01 / 255
+
+
+@pytest.mark.parametrize("soft_labels", [0, 3])
+def test_unsure_of_a_picture_the_backbones_own_reading_is_the_label(tiny: str, soft_labels: int) -> None:
+    preset = replace(get_preset(tiny), soft_labels=soft_labels)
+    x = images(24, 16)
+    classifier = Protector(preset)
+    probabilities = classifier.probabilities(x)
+    own = predict(classifier.backbone, x)
+    border = float(probabilities.amax(1).median())
+    unsure = probabilities.amax(1) < border
+    assert 0 < int(unsure.sum()) < len(x)
+    assert not torch.equal(own[unsure], probabilities.argmax(1)[unsure])
+    mixed = Protector(replace(preset, own_below=border))
+    wanted = classifier.labels(probabilities)
+    wanted[unsure] = F.one_hot(own[unsure], 10).float() if soft_labels else own[unsure]
+    assert torch.equal(mixed.aims(x)[0], wanted)
+    assert torch.equal(mixed(x), classifier(x, wanted))
+    assert not torch.equal(mixed(x), classifier(x))
+    assert torch.equal(mixed(x[3:4]), mixed(x)[3:4])
+    for index, found in enumerate(mixed.perturb(x)):
+        aim = int(wanted[index].argmax()) if soft_labels else int(wanted[index])
+        assert found.label == mixed.classes[aim]
+        assert found.confidence == pytest.approx(float(probabilities[index, aim]), abs=1e-6)
 
 
 def test_probabilities(small: Protector) -> None:

@@ -1,7 +1,8 @@
 """The whole defence as one ONNX file, for places without Python: the browser (`web/`), a phone, another language.
 
-The graph is traced from the package's own code: `Protector.classify` and `labels`, the `walk` of each epoch, the outer
-steps of MCGS. Only the noise is left out: it is an input, because a graph has no generator that every runtime shares.
+The graph is traced from the package's own code: `Protector.classify`, `labels` and `chosen`, the `walk` of each epoch,
+the outer steps of MCGS. Only the noise is left out: it is an input, because a graph has no generator that every runtime
+shares.
 Loss gradients are traced through autograd; what ONNX has no word for (the backward pass of a convolution, antialiased
 resizing) is written as convolutions and matrix products. Before anything is written, ONNX Runtime must give the
 pictures that PyTorch gives.
@@ -57,7 +58,8 @@ def export_onnx(protector: Protector, folder: str | Path) -> Exported:
 
     Inputs: `image` (1, 3, H, W), float32 in [0, 1], of the view's size (`mspd.models.view`); `noise`
     (2, n_samples, 3, H, W), uniform in [0, 1), for the two epochs; `eps`, the budget, a scalar. Outputs: `protected`
-    like `image`, not yet on the 8-bit grid; `probabilities` (1, classes) of the classifier.
+    like `image`, not yet on the 8-bit grid; `label` (1,), the class aimed at; `probabilities` (1, classes) of the
+    classifier.
 
     MspdError, and no file, when ONNX Runtime's result differs from PyTorch's in more than `MOST_DIFFERING` of the
     pixels; UsageError when the extra 'onnx' is missing or a file is there already.
@@ -119,21 +121,24 @@ def to_onnx(protector: Protector) -> bytes:
     )  # fmt: skip
     exported = torch.onnx.export(
         program, dynamo=True, verbose=False, input_names=["image", "noise", "eps"],
-        output_names=["protected", "probabilities"],
+        output_names=["protected", "label", "probabilities"],
     )  # fmt: skip
     assert exported is not None
     data: bytes = exported.model_proto.SerializeToString()
     return data
 
 
-def defence(protector: Protector) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(image, noise, eps) -> (protected, probabilities): the protector's defence as a function of tensors alone."""
+def defence(protector: Protector) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """(image, noise, eps) -> (protected, label, probabilities): the protector's defence of tensors alone."""
     n = protector.settings.n_samples
 
-    def protect(image: Tensor, noise: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    def protect(image: Tensor, noise: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             probabilities = protector.classify(image)
             y = protector.labels(probabilities)
+            if protector.settings.own_below:
+                y = protector.chosen(probabilities, y, protector.own(image))
+            label = y if y.ndim == 1 else y.argmax(1)
             if y.ndim == 1:  # as probabilities: the backward pass then has no scatter
                 y = (torch.arange(probabilities.shape[1]) == y[:, None]).float()
         budget = cast(float, eps)  # a scalar tensor does all that they do with a number
@@ -149,7 +154,7 @@ def defence(protector: Protector) -> Callable[[Tensor, Tensor, Tensor], tuple[Te
                 average="points",
             )  # fmt: skip
 
-        return cascade_epochs(reach, image, eps=budget, norm="Linf", alpha=1.0, epochs="FB"), probabilities
+        return cascade_epochs(reach, image, eps=budget, norm="Linf", alpha=1.0, epochs="FB"), label, probabilities
 
     return protect
 
@@ -211,10 +216,10 @@ def _check(protector: Protector, session: Any, model: str, size: int) -> Exporte
         x = (F.interpolate(blocks, shape, mode="bicubic").clamp(0, 1) * 255).round() / 255
         inputs = {"image": x.numpy(), "noise": _noise(x, s.n_samples, 0).numpy(), "eps": np.array(s.eps, np.float32)}
         started = time.perf_counter()
-        theirs, _ = session.run(None, inputs)
+        theirs, *_ = session.run(None, inputs)
         seconds.append(time.perf_counter() - started)
         started = time.perf_counter()
-        ours = protector.defend(x, protector.labels(protector.probabilities(x)), 0)
+        ours = protector.defend(x, protector.aims(x)[0], 0)
         seconds_torch.append(time.perf_counter() - started)
         a, b = (images.quantise(z, x, s.eps) for z in (ours, torch.from_numpy(theirs)))
         differing += int((a != b).any(1).sum())

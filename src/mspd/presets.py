@@ -10,7 +10,8 @@ class Preset:
     """`classifier` gives the label, `backbone` the gradient; `targets` are robust models that neither has seen, on
     which `verify` measures. `size` is the shorter side, in pixels, at which all of them work; `eps` the Linf budget;
     `n_samples` the noisy copies of `protect` (the paper's N is 20); `soft_labels` how many classes the label keeps
-    (0: the single best)."""
+    (0: the single best). Where the classifier is less sure of its best class than `own_below`, as of most pictures of
+    other classes, `protect` aims at what the backbone itself reads; 0: never."""
 
     name: str
     classifier: str
@@ -20,6 +21,7 @@ class Preset:
     eps: float
     n_samples: int
     soft_labels: int
+    own_below: float = 0.0
 
 
 PRESETS = {
@@ -44,6 +46,7 @@ PRESETS = {
             eps=4 / 255,
             n_samples=2,
             soft_labels=0,
+            own_below=0.3,
         ),
     )
 }

@@ -174,13 +174,36 @@ class Protector:
         return logits.softmax(1)
 
     def labels(self, probabilities: Tensor) -> Tensor:
-        """What the defence aims at: the best class (B,), or with soft labels the best k renormalised, (B, K)."""
+        """The classifier's label: its best class (B,), or with soft labels its best k renormalised, (B, K)."""
         k = self.settings.soft_labels
         if k == 0:
             return probabilities.argmax(1)
         top = probabilities.topk(min(k, probabilities.shape[1]), dim=1)
         kept = torch.zeros_like(probabilities).scatter(1, top.indices, top.values)
         return kept / kept.sum(1, keepdim=True)
+
+    def aims(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the defence aims at for views x (B, C, h, w): `labels`, or what the backbone reads where the classifier
+        is less sure than the preset's `own_below`; and the classifier's probabilities (B, K)."""
+        probabilities = self.probabilities(x)
+        y = self.labels(probabilities)
+        if self.settings.own_below == 0:
+            return y, probabilities
+        rows = compute_rows(1, x.shape[2], x.shape[3], self.device)
+        with torch.no_grad():
+            own = in_pieces(self.own, rows, x)
+        return self.chosen(probabilities, y, own), probabilities
+
+    def own(self, x: Tensor) -> Tensor:
+        """The backbone's best class (B,) of views x (B, C, h, w): one call of it."""
+        return answer(self.backbone, x, "the backbone").argmax(1)
+
+    def chosen(self, probabilities: Tensor, y: Tensor, own: Tensor) -> Tensor:
+        """`own` (B,) where the classifier is not sure enough, y (B,) or (B, K) elsewhere."""
+        unsure = probabilities.amax(1) < self.settings.own_below
+        if y.ndim == 1:
+            return torch.where(unsure, own, y)
+        return torch.where(unsure[:, None], (torch.arange(y.shape[1], device=y.device) == own[:, None]).to(y), y)
 
     def defend(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
         """MCGS with this protector's backbone and settings; float result, not on the 8-bit grid. It takes gradients
@@ -196,7 +219,7 @@ class Protector:
         """Protect a batch: x (B, C, H, W) in [0, 1] at the preset's size gives x_def on the 8-bit grid, on x's device,
         in float32 (float64 for a float64 x).
 
-        y: labels (B,) or probabilities (B, K) if known; the classifier's otherwise. The result of an image depends on
+        y: labels (B,) or probabilities (B, K) if known; what `aims` says otherwise. The result of an image depends on
         the image and the seed alone. Raises InputError for tensors outside the contract, UsageError for a seed that is
         no int from 0 to 2^63 - 1.
         """
@@ -204,7 +227,7 @@ class Protector:
         if y is not None:
             check_labels(y, len(x))
         moved = x.to(self.device, torch.float32)
-        y = self.labels(self.probabilities(moved)) if y is None else y.to(self.device)
+        y = self.aims(moved)[0] if y is None else y.to(self.device)
         x_def = self.defend(moved, y, seed)
         return images.quantise(x_def, moved, self.settings.eps).to(
             x.device, torch.promote_types(x.dtype, torch.float32)
@@ -228,9 +251,10 @@ class Protector:
         MemoryError, from `view` and `apply` too, where PyTorch finds too little memory."""
         started = time.perf_counter()
         x = x.to(self.device)
-        probabilities = self.probabilities(x)
-        deltas = (self.defend(x, self.labels(probabilities), seed) - x).cpu()
-        confidences, labels = probabilities.max(1)
+        y, probabilities = self.aims(x)
+        deltas = (self.defend(x, y, seed) - x).cpu()
+        labels = y if y.ndim == 1 else y.argmax(1)
+        confidences = probabilities.gather(1, labels[:, None])[:, 0]
         seconds = (time.perf_counter() - started) / len(x)
         return [
             Perturbation(delta[None], self.classes[label], confidence, seconds)

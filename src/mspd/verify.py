@@ -113,9 +113,10 @@ class Verifier:
         self.targets = {name: prepare(load_model(name, self.protector.device)) for name in names}
 
     def label(self, pixels: NDArray[np.uint8]) -> tuple[int, float]:
-        """The classifier's best class for pixels (H, W, C), and how sure it is."""
-        confidence, label = self.protector.probabilities(self._view(pixels))[0].max(0)
-        return int(label), float(confidence)
+        """The class that a defence of pixels (H, W, C) aims at, and how sure the classifier is of it."""
+        y, probabilities = self.protector.aims(self._view(pixels))
+        label = int(y[0])
+        return label, float(probabilities[0, label])
 
     def attacked_margin(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> float:
         """The label's lead over the next class, in logits of `target`, under PGD-20 at the preset's eps."""

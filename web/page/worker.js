@@ -96,12 +96,12 @@ async function open(provider, model) {
 
 async function defend(before, [h, w], eps, seed) {
   const drawn = noise(seed, 2 * card.n_samples * 3 * h * w);
-  const { protected: after, probabilities } = await session.run({
+  const { protected: after, label, probabilities } = await session.run({
     image: new ort.Tensor("float32", before, [1, 3, h, w]),
     noise: new ort.Tensor("float32", drawn, [2, card.n_samples, 3, h, w]),
     eps: new ort.Tensor("float32", [eps], []),
   });
-  return { after: after.data, probabilities: probabilities.data };
+  return { after: after.data, label: Number(label.data[0]), probabilities: probabilities.data };
 }
 
 // ---------------------------------------------------------------- a picture
@@ -115,7 +115,7 @@ async function protect(file, levels, seed, tell) {
   const size = nativeSize(height, width, card.size, card.longest);
   const before = toPlanes(shrink(pixels, height, width, size), ...size);
   const asked = performance.now();
-  const { after, probabilities } = await defend(before, size, levels / 255, seed);
+  const { after, label, probabilities } = await defend(before, size, levels / 255, seed);
   const defended = performance.now() - asked;
 
   const add = adder(perturbation(before, after, size, height, width), height, width, levels);
@@ -123,9 +123,8 @@ async function protect(file, levels, seed, tell) {
   const { most, differences } = await check(blob, pixels, height, width, (share) => tell("checking", 0.8 + 0.2 * share));
   if (most > levels) throw new Problem(`the written picture differs by ${most}/255, more than ${levels}/255: not kept`);
 
-  const best = probabilities.indexOf(Math.max(...probabilities));
   const took = performance.now() - started;
-  return { blob, differences, most, height, width, seed, label: card.classes[best], sure: probabilities[best], defended, took };
+  return { blob, differences, most, height, width, seed, label: card.classes[label], sure: probabilities[label], defended, took };
 }
 
 async function read(file, tell) {
