@@ -53,6 +53,14 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return run
 
 
+def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
+    """Exit code `code` and one line on stderr that begins "mspd: " and contains the parts."""
+    assert result[0] == code, result
+    assert re.fullmatch(r"mspd: [^\n]+\n", result[2]), result[2]
+    for part in parts:
+        assert part in result[2]
+
+
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three random networks of 10 classes, as weight files."""

@@ -25,7 +25,7 @@ from PIL import Image
 import mspd.batch.local as local
 import mspd.batch.runner as runner
 import mspd.cli as cli
-from conftest import Call
+from conftest import Call, one_line
 from mspd import Protector, Verifier, images
 from mspd.models import PUBLISHED, card_of, list_models
 from mspd.models.files import WEIGHTS
@@ -47,14 +47,6 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 36), mode: s
     small = np.random.default_rng(seed).integers(40, 216, (6, 6, 3), dtype=np.uint8)
     Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
     return path
-
-
-def one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
-    """Exit code `code` and one line on stderr that begins "mspd: " and contains the parts."""
-    assert result[0] == code, result
-    assert re.fullmatch(r"mspd: [^\n]+\n", result[2]), result[2]
-    for part in parts:
-        assert part in result[2]
 
 
 # ---------------------------------------------------------------- what works

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import mspd.cli as cli
 import mspd.export as export
+from conftest import Call
 from mspd import PRESETS, MspdError, Protector, UsageError, images
 from mspd.ball import image_generators
 from mspd.presets import get_preset
@@ -82,25 +82,17 @@ def test_difference_is_an_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_command(
-    folder: Path, tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mspd", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0), *capsys.readouterr()
-
+def test_command(call: Call, folder: Path, tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = (folder / "defense.onnx").read_bytes()
     monkeypatch.setattr(export, "to_onnx", lambda protector: data)
     monkeypatch.setitem(PRESETS, tiny, replace(PRESETS[tiny], n_samples=2, own_below=0.5))
-    code, out, err = call("onnx", "--preset", tiny, "-o", tmp_path / "out")
+    code, out, err = call("export", "onnx", "--preset", tiny, "-o", tmp_path / "out")
     assert (code, err) == (0, "")
     assert re.search(r"defense.onnx: [\d.]+ MB; of \d+ pixels in 4 checked pictures 0\.\d+% have another", out)
     assert (tmp_path / "out" / "defense.onnx").read_bytes() == data
-    code, _, err = call("tflite", "--preset", tiny, "-o", tmp_path / "other")
+    code, _, err = call("export", "tflite", "--preset", tiny, "-o", tmp_path / "other")
     assert (code, err) == (2, "mspd: unknown format 'tflite': the defence can be exported as onnx\n")
-    code, _, err = call("onnx", "--preset", tiny, "-o", folder)
+    code, _, err = call("export", "onnx", "--preset", tiny, "-o", folder)
     assert code == 2
     assert "already exists" in err
 

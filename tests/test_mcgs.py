@@ -215,7 +215,6 @@ def test_rows_are_bounded_whatever_n_samples() -> None:
         for side in (32, 64, 224, 512):
             rows = compute_rows(n, side, side, torch.device("cpu"))
             assert rows <= max(4, 20 * 64 * 64 // side**2)
-            assert rows == compute_rows(n, side, side, torch.device("cpu"))
             assert rows % n <= 1 or n > rows
             assert rows <= n or rows % 8 == 0, "of several images, each in a place with the same last bits"
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import mspd.cli as cli
+from conftest import Call, one_line
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import ITEMS, TIERS, report, reproduce, study, title_of
 from mspd.benchmark.papers.mspd import tier as tiers
@@ -412,19 +412,16 @@ def test_standings_beside_mcgs_on_the_same_pictures() -> None:
     ]  # fmt: skip
 
 
-def test_leaderboard_from_files(
-    pictures: tuple[Tensor, Tensor], out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:  # fmt: skip
+def test_leaderboard_from_files(call: Call, pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path) -> None:
     reproduce("table7", pictures, out, tier="smoke", device="cpu")
-    assert run_cli(monkeypatch, "reproduce", "leaderboard", "--tier", "smoke", "-o", str(out)) == 0
+    code, said, _ = call("reproduce", "leaderboard", "--tier", "smoke", "-o", out)
     page = out / "leaderboard.md"
-    assert str(page) in capsys.readouterr().out
+    assert code == 0
+    assert str(page) in said
     text = page.read_text()
     assert "## AutoAttack" in text
     assert "| MCGS | wrn16-2-cifar10 | 1 | 8 |" in text
-    assert run_cli(monkeypatch, "reproduce", "leaderboard", "-o", str(tmp_path)) == 2
-    assert "no tables of the tier embedded here" in capsys.readouterr().err
+    one_line(call("reproduce", "leaderboard", "-o", tmp_path), 2, "no tables of the tier embedded here")
 
 
 # ---------------------------------------------------------------- tiers and the command line
@@ -459,18 +456,9 @@ def test_no_model_at_all_is_one_line(pictures: tuple[Tensor, Tensor], tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def run_cli(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mspd", *words])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
-
-
-def test_command_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: Path
-) -> None:
-    assert run_cli(monkeypatch, "reproduce", "list") == 0
-    listed = capsys.readouterr().out
+def test_command_line(call: Call, tmp_path: Path, out: Path) -> None:
+    code, listed, _ = call("reproduce", "list")
+    assert code == 0
     assert all(name in listed and title_of(name) in listed for name in ITEMS)
     for words, line in (
         (("table6",), "say which pictures"),
@@ -478,10 +466,7 @@ def test_command_line(
         (("table7", "--tier", "huge", "--data", "d", "-o", "o"), "unknown tier 'huge': choose one of smoke"),
         (("table7", "--tier", "smoke", "--data", str(tmp_path), "-o", "o"), "no test set here"),
     ):
-        assert run_cli(monkeypatch, "reproduce", *words) == 2
-        errors = capsys.readouterr().err.splitlines()
-        assert len(errors) == 1
-        assert line in errors[0]
+        one_line(call("reproduce", *words), 2, line)
 
 
 def test_missing_library_is_one_line(

@@ -4,14 +4,13 @@ import base64
 import io
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import mspd.cli as cli
+from conftest import Call
 from mspd.benchmark import userstudy
 from mspd.data.sets import CIFAR10
 from mspd.errors import InputError, UsageError
@@ -85,9 +84,7 @@ def test_score(study: tuple[Path, str], tmp_path: Path) -> None:
     assert "| 0/100 [0.0%, 3.7%] | 0.3% [0.0%, 1.0%] | 1, 2, 1, 1, 1; 6/100 |" in table
 
 
-def test_files_that_are_no_answers(
-    study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_are_no_answers(call: Call, study: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = study
     key, good = folder / "key.json", answers(folder, tmp_path / "good.json", set())
     content = json.loads(good.read_text())
@@ -104,8 +101,6 @@ def test_files_that_are_no_answers(
         userstudy.score(key, [good, good])
     with pytest.raises(UsageError, match=r"not a study's key\.json"):
         userstudy.score(good, [good])
-    monkeypatch.setattr(sys, "argv", ["mspd", "userstudy", "score", str(good), "--key", str(key)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 0
-    assert "1 participants." in capsys.readouterr().out
+    code, out, _ = call("userstudy", "score", good, "--key", key)
+    assert code == 0
+    assert "1 participants." in out

@@ -31,8 +31,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-import mspd.cli as cli
-from conftest import serving
+from conftest import Call, one_line, serving
 from mspd import Protector, Verifier, images
 from mspd.attacks import pgd
 from mspd.errors import UsageError
@@ -755,12 +754,8 @@ def test_serve_and_its_end() -> None:
     assert (process.returncode, err) == (0, "")
 
 
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_extra(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("mspd.web")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.setattr(sys, "argv", ["mspd", "serve"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "mspd: the page needs fastapi: pip install 'mspd[web]'\n"
+    one_line(call("serve"), 2, "the page needs fastapi: pip install 'mspd[web]'")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 import mspd
+from conftest import Call
 from mspd import images
-from mspd.cli import main
 from mspd.data import load
 from mspd.evaluation import predict
 from mspd.models import card_of
@@ -105,15 +104,11 @@ def test_verify_says_no_effect_of_a_plain_copy(tmp_path: Path) -> None:
     assert mspd.verify(BEE, copy, preset=one_target).verdict == "no effect"
 
 
-def test_the_example_holds_where_it_broke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_example_holds_where_it_broke(call: Call, tmp_path: Path) -> None:
     """What `make demo` shows: two targets lose the original under 8/255 and hold the protected copy."""
-    monkeypatch.setattr(sys, "argv", ["mspd", "protect", str(BEE), "-o", str(tmp_path / "bee.png")])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 0
-    assert "bee" in capsys.readouterr().out
+    code, out, _ = call("protect", BEE, "-o", "bee.png")
+    assert code == 0
+    assert "bee" in out
     verifier = Verifier("photo")
     before, after = images.read(BEE).pixels, images.read(tmp_path / "bee.png").pixels
     label, confidence = verifier.label(before)
