@@ -461,6 +461,44 @@ def test_a_preview_of_plain_pixels_inside_exif_is_blanked(tmp_path, order):
     assert kept[place:] == bytes(len(full) - place)
 
 
+def with_note(note: bytes, order: str = "<") -> bytes:
+    """EXIF with a maker's note."""
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "Acme"
+    exif.get_ifd(0x8769).update({0x927C: note, 0xA430: "A. Owner"})
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_preview_inside_the_makers_note_is_blanked_with_the_note(tmp_path, order, suffix):
+    preview = encoded(smooth(20, 28), "JPEG")
+    exif = with_note(b"Acme\0" + preview + b"serial number", order)
+    path = write(tmp_path / f"a.{suffix}", smooth(), exif=exif)
+    assert preview in path.read_bytes()
+    got = images.read(path)
+    assert b"A. Owner" in got.exif
+    assert b"Acme" in got.exif
+    assert b"serial number" not in got.exif
+    for name in ("b.png", "b.jpg", "b.webp", "b.tif"):
+        save(got, nudge(got.pixels, 2), tmp_path / name, eps=EPS)
+        assert preview[:200] not in (tmp_path / name).read_bytes()
+        assert images.read(tmp_path / name).exif is not None
+
+
+def test_a_makers_note_without_a_preview_is_kept(tmp_path):
+    exif = with_note(b"Acme\0" + bytes(range(256)) + b"\xff\xd8")
+    assert images.read(write(tmp_path / "a.jpg", smooth(), exif=exif)).exif == exif.removeprefix(b"Exif\0\0")
+
+
+@pytest.mark.parametrize("lead", [b"", b"junk"])
+def test_a_preview_that_no_tag_of_exif_names_is_blanked(tmp_path, lead):
+    preview, plain = encoded(smooth(20, 28), "JPEG"), with_note(b"no preview")
+    kept = images.read(write(tmp_path / "a.jpg", smooth(), exif=plain + lead + preview)).exif
+    assert kept == (plain + lead + bytes(len(preview))).removeprefix(b"Exif\0\0")
+
+
 def test_exif_headers_without_end_take_no_time(tmp_path):
     (tmp_path / "a.png").write_bytes(png(2, 2, 8, 2, bytes(14), chunk(b"eXIf", b"Exif\0\0" * 800_000)))
     began = time.perf_counter()

@@ -1,6 +1,4 @@
-"""What is kept beside the pixels: EXIF and XMP (turned upright, the preview blanked), the tags of a TIFF, the
-resolution.
-"""
+"""What is kept beside the pixels: EXIF (turned upright, the previews blanked), the tags of a TIFF, the resolution."""
 
 import struct
 from contextlib import suppress
@@ -23,7 +21,10 @@ TURNS = {
 ORIENTATION = 0x0112
 X_RESOLUTION = 0x011A
 _XMP_TAG = 700
-_SUB_IFDS = (0x8769, 0x8825)  # Exif and GPS
+_EXIF_IFD = 0x8769
+_SUB_IFDS = (_EXIF_IFD, 0x8825)  # the other is GPS
+_MAKER_NOTE = 0x927C
+_JPEG = b"\xff\xd8\xff"  # how one begins
 _PREVIEW = ((0x0201, 0x0202), (0x0111, 0x0117))  # where the preview, a JPEG or strips of pixels, begins; its length
 # What describes a picture in the first directory of a TIFF; the other tags there describe its storage.
 _TIFF_TAGS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, *_SUB_IFDS)
@@ -58,15 +59,14 @@ def find_exif(info: dict[Any, Any]) -> bytes | None:
 
 
 def upright_exif(exif: bytes | None) -> tuple[int, bytes | None]:
-    """The orientation in EXIF's first directory, 1 when there is none to read, and the EXIF with it set to 1."""
+    """The orientation in EXIF's first directory, 1 when there is none to read, and the EXIF with it set to 1 and
+    without previews."""
     orientation = 1
     if exif is None:
         return orientation, None
     patched = bytearray(exif)
     with suppress(KeyError, struct.error):
-        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
+        order, start, count = _first(exif)
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, length = struct.unpack_from(order + "HHI", exif, at)
             if tag == ORIENTATION and kind in (3, 4) and length == 1:
@@ -75,27 +75,53 @@ def upright_exif(exif: bytes | None) -> tuple[int, bytes | None]:
                 if value in TURNS:
                     orientation = value
                     struct.pack_into(form, patched, at + 8, 1)
-    return orientation, _without_preview(bytes(patched))
+    return orientation, _without_jpegs(_without_preview(bytes(patched)))
+
+
+def _first(exif: bytes) -> tuple[str, int, int]:
+    """The byte order, where the first directory lies, how many tags are in it; KeyError or struct.error without one."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    return order, start, *struct.unpack_from(order + "H", exif, start)
+
+
+def _tags(exif: bytes, order: str, start: int) -> dict[int, int]:
+    """The tags of the directory at `start`, and where they lie."""
+    (count,) = struct.unpack_from(order + "H", exif, start)
+    return {struct.unpack_from(order + "H", exif, at)[0]: at for at in range(start + 2, start + 2 + 12 * count, 12)}
 
 
 def _without_preview(exif: bytes) -> bytes:
     """The EXIF with the link to its second directory, the preview's, set to 0, and the preview's bytes, too."""
     patched = bytearray(exif)
     with suppress(KeyError, struct.error):
-        order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
+        order, start, count = _first(exif)
         link = start + 2 + 12 * count
         (second,) = struct.unpack_from(order + "I", exif, link)
         if second:
             struct.pack_into(order + "I", patched, link, 0)
-            (count,) = struct.unpack_from(order + "H", exif, second)
-            places = [second + 2 + 12 * k for k in range(count)]
-            values = {struct.unpack_from(order + "H", exif, at)[0]: _numbers(exif, order, at) for at in places}
+            values = {tag: _numbers(exif, order, at) for tag, at in _tags(exif, order, second).items()}
             for begin, length in _PREVIEW:
                 for place, size in zip(values.get(begin, ()), values.get(length, ()), strict=False):
                     if place and place + size <= len(exif):
                         patched[place : place + size] = bytes(size)
+    return bytes(patched)
+
+
+def _without_jpegs(exif: bytes) -> bytes:
+    """The EXIF with the note of the camera's maker set to 0 where a JPEG, a larger preview, is in it; and with all from
+    the first JPEG elsewhere on set to 0: nothing says where that one ends."""
+    patched = bytearray(exif)
+    with suppress(KeyError, struct.error):
+        order, start, _ = _first(exif)
+        (directory,) = struct.unpack_from(order + "I", exif, _tags(exif, order, start)[_EXIF_IFD] + 8)
+        size, place = struct.unpack_from(order + "II", exif, _tags(exif, order, directory)[_MAKER_NOTE] + 4)
+        note = exif[place : place + size]
+        if _JPEG in note:
+            patched[place : place + size] = bytes(len(note))
+    at = patched.find(_JPEG)
+    if at >= 0:
+        patched[at:] = bytes(len(patched) - at)
     return bytes(patched)
 
 
@@ -122,7 +148,7 @@ def tiff_exif(im: Image.Image) -> bytes | None:
     """The descriptive tags of a TIFF as EXIF; None when there are none or they cannot be read."""
     try:
         kept = _described(im.getexif())
-        return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else None
+        return _without_jpegs(kept.tobytes().removeprefix(b"Exif\0\0")) if len(kept) else None
     except Exception:  # Pillow raises anything on malformed tags; the picture is fine
         return None
 
