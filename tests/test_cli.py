@@ -212,6 +212,15 @@ def test_a_copy_that_is_protected_again_is_noted(call: Call, tmp_path: Path) -> 
     assert err.count("\n") == 1
 
 
+def test_the_video_of_a_motion_photo_is_noted(call: Call, tmp_path: Path) -> None:
+    xmp = b'<a xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1"/>'
+    Image.new("RGB", (40, 36), "teal").save(tmp_path / "a.jpg", xmp=xmp)
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(b"\0\0\0\x18ftypmp42")
+    code, _, err = call("protect", "a.jpg", *QUICK)
+    assert (code, err) == (0, "mspd: a.jpg: the video of the original, a motion photo, is not in the copy\n")
+
+
 def test_nothing_protected_no_table(call: Call, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     code, out, err = call("protect", "a.png", *QUICK)

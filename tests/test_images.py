@@ -369,6 +369,60 @@ def test_the_preview_inside_xmp_is_left_out(tmp_path, encoding):
     assert b"AAAA" not in kept
 
 
+def described(properties: str) -> str:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+        ' xmlns:xmpGImg="http://ns.adobe.com/xap/1.0/g/img/" xmlns:xmpNote="http://ns.adobe.com/xmp/note/"'
+        ' xmlns:I="http://ns.google.com/photos/1.0/image/" xmlns:GDepth="http://ns.google.com/photos/1.0/depthmap/"'
+        ' xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"'
+        ' xmlns:C="http://ns.google.com/photos/1.0/container/"><rdf:RDF><rdf:Description GCamera:BurstID="7" '
+        f"{properties}</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+
+
+VIDEO = ("the video of the original, a motion photo, is not in the copy",)
+
+
+@pytest.mark.parametrize(
+    ("properties", "lost"),
+    [
+        ('I:Mime="image/jpeg" I:Data="AAAA">', ()),
+        ("><I:Data>AAAA</I:Data>", ()),
+        ('GDepth:Near="AAAA" GDepth:Data="AAAA">', ()),
+        ("><rdf:Seq><rdf:li><xmpGImg:image>AAAA</xmpGImg:image></rdf:li></rdf:Seq>", ()),
+        ('GCamera:MotionPhoto="1" GCamera:MotionPhotoPresentationTimestampUs="AAAA">', VIDEO),
+        ("><GCamera:MicroVideo>1</GCamera:MicroVideo><GCamera:MicroVideoOffset>AAAA</GCamera:MicroVideoOffset>", VIDEO),
+        ('GCamera:MotionPhoto="0" GCamera:MotionPhotoVersion="1" >', ()),
+        ("><C:Directory><rdf:Seq><rdf:li>AAAA</rdf:li></rdf:Seq></C:Directory>", ()),
+        ('xmpNote:HasExtendedXMP="AAAA">', ("the second part of the original's XMP is not in the copy",)),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_pictures_inside_xmp_and_words_on_what_is_not_kept_are_left_out(tmp_path, properties, lost, encoding):
+    told = described(properties + "<dc xmlns='d'>cat</dc>")
+    got = read(write(tmp_path / "a.jpg", smooth(12, 20), xmp=told.encode(encoding)))
+    assert got.lost == lost
+    assert b'GCamera:BurstID="7"' in got.xmp
+    assert b'<dc xmlns="d">cat</dc>' in got.xmp
+    for word in (b"AAAA", b":MotionPhoto", b":MicroVideo", b"HasExtendedXMP", b"Mime", b"Directory"):
+        assert word not in got.xmp
+    save(got, got.pixels, tmp_path / "b.png", eps=EPS)
+    assert (read(tmp_path / "b.png").xmp, read(tmp_path / "b.png").lost) == (got.xmp, ())
+
+
+def test_xmp_with_none_of_these_stays_as_it_is(tmp_path):
+    told = described(">").encode()
+    got = read(write(tmp_path / "a.jpg", smooth(12, 20), xmp=told))
+    assert (got.xmp, got.lost) == (told, ())
+
+
+def test_xmp_that_cannot_be_read_and_may_hold_a_preview_is_left_out(tmp_path):
+    told = described('I:Data="AAAA">').replace("</x:xmpmeta>", "").encode()
+    got = read(write(tmp_path / "a.jpg", smooth(12, 20), xmp=told))
+    assert got.xmp is None
+    assert got.lost == ("the original's XMP cannot be read, may hold an unprotected preview, and is left out",)
+
+
 def test_metadata_behind_the_pixels_is_found(tmp_path):
     data = png(2, 2, 8, 2, bytes(14))
     behind = chunk(b"eXIf", exif_bytes(6)) + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)

@@ -323,7 +323,7 @@ class _Pipeline:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
         row = {"id": job.id, "status": "done", **done.row()}
-        notes = list(item.notes)
+        notes = [*item.notes, *picture.lost]
         if picture.credentials:
             notes.append("the original's content credentials are not in the copy: 'mspd sign' adds them")
         if PurePath(job.id).stem.endswith(".protected"):

@@ -39,8 +39,9 @@ def run(
 
     workers: threads that read, and as many that write; with engine "ray", processes that compute. on_error: "row" goes
     on after a failed picture, "stop" ends the run after its row. strip_gps, history: see `provenance.without_gps` and
-    `with_history`. A row has a "note" where the original's content credentials, or EXIF or XMP that may hold a place,
-    are not in the copy, no history line could be added, or the picture is called like a copy.
+    `with_history`. A row has a "note" where the original's content credentials, its video, a part of its XMP, or
+    EXIF or XMP that may hold a place, are not in the copy, no history line could be added, or the picture is called
+    like a copy.
     """
     check_seed(seed)
     if on_error not in ("row", "stop"):

@@ -18,8 +18,10 @@ class Picture:
             (unprotected copies; one in the maker's note with that note), blanked; from a TIFF, its descriptive tags.
             EXIF that cannot be parsed turns nothing and is kept, but for what follows the start of a JPEG in it
     icc:    bytes as in the file
-    xmp:    likewise, but for the preview in it and, when the EXIF orientation was applied, its own one, set to 1
+    xmp:    likewise, but for its own orientation, set to 1 when the EXIF's was applied, and what is left out: previews
+            and words on bytes behind the picture; None where it cannot be parsed and may hold a preview
     dpi:    (horizontal, vertical)
+    lost:   a line on each part of the file that its XMP tells of and that is not written back
     credentials: whether the file carries content credentials (C2PA), which are not written back
     """
 
@@ -31,4 +33,5 @@ class Picture:
     icc: bytes | None
     xmp: bytes | None
     dpi: tuple[float, float] | None
+    lost: tuple[str, ...] = ()
     credentials: bool = False

@@ -91,7 +91,7 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
             refuse(name, HDR)
         stated = tiff is None or X_RESOLUTION in tiff  # Pillow makes up 1 for a TIFF without
         dpi = resolution(im.info.get("dpi")) if stated else None
-        xmp = xmp and upright(xmp, turn in TURNS)
+        xmp, lost = (None, ()) if xmp is None else upright(xmp, turn in TURNS)
         if turn in (5, 6, 7, 8) and dpi is not None:
             dpi = dpi[::-1]
 
@@ -112,6 +112,7 @@ def _decode(file: BinaryIO, name: str | Path, max_pixels: int) -> Picture:
         icc=icc,
         xmp=xmp,
         dpi=dpi,
+        lost=lost,
         credentials=b"jumb" in data and b"c2pa\0" in data,  # the labels of its boxes; nothing is validated
     )
 

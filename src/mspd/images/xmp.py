@@ -1,5 +1,5 @@
-"""What is changed in XMP, the description of a picture in XML: set upright, the preview and the place taken out, a line
-added to the history.
+"""What is changed in XMP, the description of a picture in XML: set upright, previews, the place and what the copy lacks
+taken out, a line added to the history.
 
 Names are compared by their namespaces, whatever prefixes the file gives them, and in any encoding that XML allows. XMP
 that is not well-formed, has a document type (which may define entities) or is longer than `LONGEST` is not parsed.
@@ -16,7 +16,30 @@ _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _XMP = "http://ns.adobe.com/xap/1.0/"
 _XMP_MM = "http://ns.adobe.com/xap/1.0/mm/"
 _TIFF = "http://ns.adobe.com/tiff/1.0/"
+_GOOGLE = "http://ns.google.com/photos"
 _DECLARATION = "http://www.w3.org/2000/xmlns/"
+#: properties that hold an unprotected copy or a depth map of the picture, or speak of what lies elsewhere in the file
+#: and is not kept: a second part of the XMP, a video or pictures behind the picture; by namespace
+_LEFT_OUT = {
+    _XMP: "Thumbnails",
+    "http://ns.adobe.com/xap/1.0/g/img/": "image",
+    "http://ns.adobe.com/xmp/note/": "HasExtendedXMP",
+    f"{_GOOGLE}/1.0/image/": r"\w+",
+    f"{_GOOGLE}/1.0/depthmap/": r"\w+",
+    f"{_GOOGLE}/1.0/camera/": r"(MotionPhoto|MicroVideo)\w*",
+    f"{_GOOGLE}/1.0/container/": "Directory",
+    f"{_GOOGLE}/dd/1.0/container/": "Directory",
+}
+#: without one of these no such property is there
+_MENTIONED = re.compile(
+    rb"Thumbnails|/xap/1\.0/g/img/|HasExtendedXMP|/photos/1\.0/(image|depthmap|camera|container)/|/photos/dd/"
+)
+#: what is worth a line where it is left out
+_LOST = (
+    (rb"HasExtendedXMP", "the second part of the original's XMP is not in the copy"),
+    (rb"(MotionPhoto|MicroVideo)\W+1\b", "the video of the original, a motion photo, is not in the copy"),
+)
+_UNREADABLE = "the original's XMP cannot be read, may hold an unprotected preview, and is left out"
 #: properties that say where, by namespace: IPTC's names of places, and in any namespace the GPS fields of all makers
 _PLACES = {
     "http://ns.adobe.com/photoshop/1.0/": "City|State|Country",
@@ -42,17 +65,22 @@ _PACKET = (
 Node = minidom.Element | minidom.Attr
 
 
-def upright(xmp: bytes, turned: bool) -> bytes:
-    """The XMP without the preview in it (a small unprotected copy) and, for a picture that was `turned`, with the
-    orientation set to 1; as it is where it cannot be parsed."""
-    if not turned and b"Thumbnails" not in xmp.replace(b"\0", b""):
-        return xmp
+def upright(xmp: bytes, turned: bool) -> tuple[bytes | None, tuple[str, ...]]:
+    """The XMP without `_LEFT_OUT` and, for a picture that was `turned`, with the orientation set to 1; and a line on
+    each loss that is worth one. Where it cannot be parsed, as it is, or None if it may hold a preview."""
+    text = xmp.replace(b"\0", b"")  # of UTF-16
+    mentioned = _MENTIONED.search(text) is not None
+    if not (turned or mentioned):
+        return xmp, ()
 
     def change(document: minidom.Document) -> bool:
         upright_now = turned and _set_upright(document)
-        return _remove(document, _is_preview) or upright_now
+        return _remove(document, _is_left_out) or upright_now
 
-    return _edited(xmp, change) or xmp
+    edited = _edited(xmp, change)
+    if edited is None:
+        return (None, (_UNREADABLE,)) if mentioned else (xmp, ())
+    return edited, tuple(line for pattern, line in _LOST if re.search(pattern, text))
 
 
 def without_places(xmp: bytes) -> bytes | None:
@@ -111,8 +139,9 @@ def _remove(document: minidom.Document, unwanted: Callable[[Node], bool]) -> boo
     return found
 
 
-def _is_preview(node: Node) -> bool:
-    return (node.namespaceURI, node.localName) == (_XMP, "Thumbnails")
+def _is_left_out(node: Node) -> bool:
+    names = _LEFT_OUT.get(node.namespaceURI or "")
+    return names is not None and re.fullmatch(names, node.localName or "") is not None
 
 
 def _is_place(node: Node) -> bool:
