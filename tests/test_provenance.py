@@ -210,11 +210,11 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "chain.pem", folder / "leaf.key"
 
 
-def shot(path: Path, credentials: tuple[Path, Path]) -> Path:
-    """A photo as a camera with content credentials writes it: signed, with a thumbnail."""
+def shot(path: Path, credentials: tuple[Path, Path], form: str = "JPEG") -> Path:
+    """A photo as a camera with content credentials writes it: signed, a JPEG with a thumbnail."""
     import c2pa
 
-    plain = picture(path.with_name("plain.jpg"), quality=95).read_bytes()
+    plain = picture(path.with_name("plain.jpg"), quality=95, format=form).read_bytes()
     certificates, key = (path.read_bytes() for path in credentials)
     info = c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES384, certificates, key, None)
     created = {
@@ -227,7 +227,7 @@ def shot(path: Path, credentials: tuple[Path, Path]) -> Path:
         "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [created]}}],
     }
     out = io.BytesIO()
-    c2pa.Builder(manifest).sign(c2pa.Signer.from_info(info), "image/jpeg", io.BytesIO(plain), out)
+    c2pa.Builder(manifest).sign(c2pa.Signer.from_info(info), f"image/{form.lower()}", io.BytesIO(plain), out)
     path.write_bytes(out.getvalue())
     return path
 
@@ -267,6 +267,26 @@ def test_the_originals_credentials_become_the_parents(
     assert data.count(b"\xff\xd8\xff") == (1 if suffix == ".jpg" else 0)
     assert original.read_bytes().count(b"\xff\xd8\xff") == 2, "the camera's thumbnail was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["photo.jpg", "plain.jpg", out.name])
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("a.jfif", "JPEG"), ("a.mpo", "JPEG"), ("a.JPE", "JPEG"), ("a.gif", "GIF"), ("a.avif", "AVIF"), ("a.jpg", "PNG")],
+)
+def test_an_original_is_what_it_holds_whatever_its_name(
+    name: str, form: str, credentials: tuple[Path, Path], tmp_path: Path
+) -> None:
+    original, out = shot(tmp_path / name, credentials, form), picture(tmp_path / "out.png")
+    sign(original, out, *credentials)
+    state, every, active = manifests(out)
+    assert (state, len(every)) == ("Valid", 2)
+    assert active["ingredients"][0]["active_manifest"] in every
+
+
+def test_a_copy_of_a_bmp_is_signed(credentials: tuple[Path, Path], tmp_path: Path) -> None:
+    original, out = picture(tmp_path / "a.bmp"), picture(tmp_path / "b.png")
+    sign(original, out, *credentials)
+    assert manifests(out)[0] == "Valid"
 
 
 def test_a_picture_without_credentials_gets_some(credentials: tuple[Path, Path], tmp_path: Path) -> None:
@@ -340,6 +360,8 @@ def test_protect_then_sign(
     assert "photo.jpg: the original's content credentials are not in the copy: 'mspd sign' adds them" in (
         capsys.readouterr().err.replace("\n", " ")
     )
+    assert mspd(monkeypatch, "protect", original, "-o", tmp_path / "out.bmp", "--preset", tiny) == 0
+    assert "content credentials are not in the copy, whose format has none" in capsys.readouterr().err
     files = ("--certificates", credentials[0], "--key", credentials[1])
     assert mspd(monkeypatch, "sign", original, out, *files) == 0
     assert manifests(out)[0] == "Valid"

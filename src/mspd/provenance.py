@@ -20,8 +20,6 @@ from mspd.images import Picture
 from mspd.images.refusals import no_warnings
 from mspd.images.xmp import with_event, without_places
 
-_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
-          ".tiff": "image/tiff"}  # fmt: skip
 _GPS = 0x8825
 #: labels of assertions that may hold a place
 _PLACES = ("stds.exif", "stds.iptc", "c2pa.metadata", "cawg.metadata")
@@ -53,6 +51,11 @@ def with_history(picture: Picture) -> Picture:
     return picture if xmp is None else replace(picture, xmp=xmp)
 
 
+def carries_credentials(copy: str | Path) -> bool:
+    """Whether a copy of that name can be signed: every format that is written, but for BMP."""
+    return images.FORMATS.get(Path(copy).suffix.lower()) not in (None, "BMP")
+
+
 def sign(
     original: str | Path, written: str | Path, certificates: str | Path, key: str | Path, *, strip_gps: bool = False
 ) -> None:
@@ -71,14 +74,15 @@ def sign(
     except ImportError as error:
         raise UsageError("content credentials need an extra: pip install 'mspd[c2pa]'") from error
     original, written = Path(original), Path(written).resolve()
-    for path in (original, written):
-        if path.suffix.lower() not in _TYPES:
-            raise ImageError(f"{path}: {path.suffix} files carry no content credentials; use .png, .jpg or .webp")
+    if not carries_credentials(written):
+        raise ImageError(f"{written}: {written.suffix} files carry no content credentials; use .png, .jpg or .webp")
     chain, secret = _read(Path(certificates)), _read(Path(key))
-    source, plain, kind = _read(original), _read(written), _TYPES[original.suffix.lower()]
+    source, plain = _read(original), _read(written)
     if original.samefile(written):
         raise UsageError(f"{original}: is the original itself; name the protected copy of it")
-    redactions = _redactions(c2pa, source, kind, strip_gps) if images.read(original).credentials else []
+    picture = images.decode(source, original)
+    kind = _media_type(picture.format)
+    redactions = _redactions(c2pa, source, kind, strip_gps) if picture.credentials else []
     edited = {"action": "c2pa.edited", "softwareAgent": {"name": "mspd", "version": version("mspd")}}
     removed = [{"action": "c2pa.redacted", "reason": "c2pa.PII.present", "parameters": {"redacted": uri}}
                for uri in redactions]  # fmt: skip
@@ -97,7 +101,7 @@ def sign(
             builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
             builder.add_ingredient({"title": original.name, "relationship": "parentOf"}, kind, io.BytesIO(source))
             signed = io.BytesIO()
-            builder.sign(signer, _TYPES[written.suffix.lower()], io.BytesIO(plain), signed)
+            builder.sign(signer, _media_type(images.FORMATS[written.suffix.lower()]), io.BytesIO(plain), signed)
         except c2pa.C2paError as error:
             reason = error
             if "invalid signing credentials" in str(error):
@@ -107,6 +111,10 @@ def sign(
         return
     line = " ".join(str(reason).split())[:200]
     raise UsageError(f"{certificates} and {key} cannot sign {written.name}: {line}")
+
+
+def _media_type(form: str) -> str:
+    return f"image/{form.lower()}"
 
 
 def _redactions(c2pa: Any, source: bytes, kind: str, strip_gps: bool) -> list[str]:

@@ -23,7 +23,7 @@ from mspd.batch.plan import Job
 from mspd.batch.report import Row
 from mspd.errors import ImageError, MspdError
 from mspd.protector import Perturbation, Protector
-from mspd.provenance import with_history, without_gps
+from mspd.provenance import carries_credentials, with_history, without_gps
 
 #: between reading and writing there are never more pictures (two full batches where that is more), nor (but for one
 #: picture a reader) more pixels
@@ -325,7 +325,8 @@ class _Pipeline:
         row = {"id": job.id, "status": "done", **done.row()}
         notes = [*item.notes, *picture.lost]
         if picture.credentials:
-            notes.append("the original's content credentials are not in the copy: 'mspd sign' adds them")
+            remedy = ": 'mspd sign' adds them" if carries_credentials(str(job.output)) else ", whose format has none"
+            notes.append(f"the original's content credentials are not in the copy{remedy}")
         if PurePath(job.id).stem.endswith(".protected"):
             notes.append("called like a copy that mspd wrote, and now protected once more; keep copies elsewhere")
         return {**row, "note": "; ".join(notes)} if notes else row
