@@ -696,6 +696,8 @@ def test_wrong_option(call: Call, tmp_path: Path, arguments: tuple[str, ...], pa
         (("-o", "b.jpg", "--format", "webp"), ("b.jpg: its name says another format than 'webp'", "leave one")),
         (("-o", "b.png", "--quality", "90"), ("--quality is of jpg and webp, the output is PNG", "--format jpg")),
         (("--quality", "90"), ("--quality is of jpg and webp, the output is PNG", "--format jpg")),
+        (("-o", "b.bmp", "--history"), ("--history is a line in XMP, the output is BMP", "write another format")),
+        (("--format", "bmp", "--history"), ("--history is a line in XMP, the output is BMP", "write another format")),
         (("--report", "memory://x.jsonl"), ("--report is 'memory://x.jsonl'", "a file of this computer")),
         (("--report", "x.csv"), ("x.csv: a report is a .jsonl or a .parquet file",)),
     ],

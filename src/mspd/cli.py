@@ -113,11 +113,13 @@ def protect(
     if report is not None and "://" in report:
         raise UsageError(f"--report is {report!r}: it is private, name a file of this computer")
     jobs = plan(pictures, out, suffix=suffix)
-    if quality is not None:
+    if history or quality is not None:
         written = FORMATS.get(Path(next(iter(jobs)).output.name).suffix.lower())
-        if written is not None and written not in LOSSY:
+        if quality is not None and written is not None and written not in LOSSY:
             line = f"--quality is of jpg and webp, the output is {written}: leave it out, or say --format jpg"
             raise UsageError(line)
+        if history and written == "BMP":
+            raise UsageError("--history is a line in XMP, the output is BMP, which has none: write another format")
     journal = jobs.report if report is None else Path(report)
     protector = Protector(preset, eps=eps, n_samples=n_samples, backbone=backbone, device=device)
     first: list[dict[str, Any]] = []
