@@ -2,16 +2,19 @@
 
     python benchmarks/extend.py measure table6 Bi-Level-100 PGD --data DIR --ids 96 1000 --out RUNS
     python benchmarks/extend.py merge table6 RUNS
+    python benchmarks/extend.py merge table7 table6 RUNS
 
 `measure` takes the functions and targets of the table's own grid and the test pictures FIRST to LAST - 1, in pieces of
 32; stopped, it goes on with the same call, and two calls may measure two halves of the pictures at once. It begins best
 one piece before the end of what the table has: `merge` adds nothing where a picture that both have was read otherwise.
-What is not defended is always measured too. The page, its JSON and its plot are written again.
+What is not defended is always measured too. `merge` also takes what another table has of the same cells, and cells of
+the table's grid that it lacks, from the first picture on. The page, its JSON and its plot are written again.
 """
 
 import argparse
 import importlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +26,7 @@ from mspd.benchmark import benchmark
 from mspd.benchmark.grid import Cell
 from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.reproduce import write_page
-from mspd.benchmark.papers.mspd.study import Run, Study
+from mspd.benchmark.papers.mspd.study import Run, Study, stopped
 from mspd.benchmark.papers.mspd.tier import Tier, get_tier
 from mspd.benchmark.run import PIECE
 from mspd.benchmark.store import AXES, in_short, read_lines
@@ -76,25 +79,51 @@ class Committed(Study):
         ends, or before."""
         first, path = int(folder.name), folder / "rows.jsonl"
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        added, grown = Found(self.tier.preset.backbone), False
+        added = Found(self.tier.preset.backbone)
         added.add(settings["labels"], read_lines(path))
-        for (labels, cell), more in added.cells.items():
-            known = self.found.cells[labels, cell]
-            both = min(len(known) - first, len(more))
-            if both < 0:
-                raise SystemExit(f"{folder}: begins after {cell} ends, at {len(known)}")
-            for what in ("clean", "robust"):
-                if not torch.equal(getattr(known, what)[first : first + both], getattr(more, what)[:both]):
-                    raise SystemExit(f"{folder}: {cell} is read otherwise on pictures {first} to {first + both - 1}")
-            if len(more) > both:
-                joined = {name: torch.cat((value, getattr(more, name)[both:])) for name, value in vars(known).items()}
-                self.found.cells[labels, cell] = Field(**joined)
-                grown = True
-            print(f"{', '.join(astuple(cell))}: {both} pictures alike, {len(more) - both} new from {first + both} on")
-        if not grown:
+        if not self.join(added.cells, first, folder):
             return
         self.written["settings"]["benchmark"][f"{', '.join(settings['defenses'])} from {first} on"] = in_short(settings)
         self.newest = max(self.newest, datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
+
+    def borrow(self, table: str) -> None:
+        """What another table has of the same cells."""
+        other = Committed(table)
+        same = {key: more for key, more in other.found.cells.items() if key in self.found.cells}
+        if self.join(same, 0, table):
+            self.written["settings"]["benchmark"][f"from {table}"] = other.written["settings"]["benchmark"]
+            self.newest = max(self.newest, other.newest)
+
+    def join(self, cells: Mapping[tuple[str, Cell], Field], first: int, source: object) -> bool:
+        """Add cells that begin with picture `first`; whether something is new."""
+        grown = False
+        for (labels, cell), more in cells.items():
+            known = self.found.cells.get((labels, cell))
+            both = 0 if known is None else min(len(known) - first, len(more))
+            if both < 0 or (known is None and first):
+                raise SystemExit(f"{source}: begins after {cell} ends, at {0 if known is None else len(known)}")
+            if known is not None:
+                for what in ("clean", "robust"):
+                    if not torch.equal(getattr(known, what)[first : first + both], getattr(more, what)[:both]):
+                        last = first + both - 1
+                        raise SystemExit(f"{source}: {cell} is read otherwise on pictures {first} to {last}")
+            if len(more) > both:
+                if known is not None and first:
+                    more = Field(**{name: torch.cat((value, getattr(more, name)[both:]))
+                                    for name, value in vars(known).items()})  # fmt: skip
+                self.found.cells[labels, cell] = more
+                self.complete(cell, 0 if known is None else len(known), len(more))
+                grown = True
+            print(f"{', '.join(astuple(cell))}: {both} pictures alike, {len(more) - both} new from {first + both} on")
+        return grown
+
+    def complete(self, cell: Cell, before: int, now: int) -> None:
+        """Say no more that the cell has `before` pictures only, but `now` where that is fewer than it should have."""
+        for wanted in {self.tier.n, self.tier.n_wide, self.tier.n_strong}:
+            if (line := stopped(cell, before, wanted)) in self.found.left_out:
+                self.found.left_out.remove(line)
+                if now < wanted:
+                    self.found.left_out.append(stopped(cell, now, wanted))
 
     def command(self, table: str) -> str:
         return str(self.written["command"])
@@ -114,10 +143,14 @@ def field_of_bits(cell: dict[str, Any]) -> Field:
     return Field(clean, robust, *distances)
 
 
-def merge(table: str, out: Path) -> None:
+def merge(table: str, sources: Sequence[str | Path]) -> None:
     study = Committed(table)
-    for folder in sorted(path.parent for path in out.glob("*/rows.jsonl")):
-        study.add(folder)
+    for source in sources:
+        if (RESULTS / f"{source}.json").exists():
+            study.borrow(str(source))
+            continue
+        for folder in sorted(path.parent for path in Path(source).glob("*/rows.jsonl")):
+            study.add(folder)
     item = importlib.import_module(f"mspd.benchmark.papers.mspd.{table}")
     if hasattr(item, "plot"):
         item.plot(study, RESULTS / f"{table}.png")
@@ -135,10 +168,10 @@ def main() -> None:
     more.add_argument("--out", type=Path, required=True)
     add = commands.add_parser("merge")
     add.add_argument("table")
-    add.add_argument("out", type=Path)
+    add.add_argument("sources", nargs="+", metavar="RUNS or another table")
     options = parser.parse_args()
     if options.command == "merge":
-        merge(options.table, options.out)
+        merge(options.table, options.sources)
         return
     measure(options.table, options.defense, options.attack, options.data, tuple(options.ids), options.out)
 

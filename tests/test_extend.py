@@ -11,6 +11,7 @@ import torch
 
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import reproduce
+from mspd.benchmark.papers.mspd.study import stopped
 from mspd.benchmark.store import cell_of
 
 SPEC = importlib.util.spec_from_file_location("extend", Path(__file__).parents[1] / "benchmarks" / "extend.py")
@@ -60,7 +61,7 @@ def runs(results: Path, first: int, last: int, change: dict[str, Any]) -> Path:
 
 def test_new_pictures_are_added(results: Path) -> None:
     before = cells(results)
-    extend.merge("table14", runs(results, 4, 10, {"after": -1, "ssim": 1.0}))
+    extend.merge("table14", [runs(results, 4, 10, {"after": -1, "ssim": 1.0})])
     after = cells(results)
     assert after.keys() == before.keys()
     assert {cell for cell in after if after[cell] != before[cell]} == {MCGS}
@@ -76,8 +77,42 @@ def test_new_pictures_are_added(results: Path) -> None:
 
 def test_pictures_known_before_change_nothing(results: Path) -> None:
     kept = {name: (results / name).read_bytes() for name in ("table14.json", "table14.md")}
-    extend.merge("table14", runs(results, 4, 8, {}))
+    extend.merge("table14", [runs(results, 4, 8, {})])
     assert {name: (results / name).read_bytes() for name in kept} == kept
+
+
+def shorten(results: Path, table: str, n: int) -> None:
+    """The table as if it had been stopped after n pictures."""
+    path = results / f"{table}.json"
+    read = json.loads(path.read_text())
+    for cell in read["cells"]:
+        cell.update(n=n, clean_bits=cell["clean_bits"][:n], robust_bits=cell["robust_bits"][:n])
+    read["left_out"] = [stopped(cell_of(cell), n, 8) for cell in read["cells"]]
+    path.write_text(json.dumps(read))
+
+
+def test_what_another_table_has_is_borrowed(results: Path) -> None:
+    whole = cells(results)
+    shutil.copy(results / "table14.json", results / "other.json")
+    shorten(results, "table14", 4)
+    extend.merge("table14", ["other"])
+    assert cells(results) == whole
+    assert json.loads((results / "table14.json").read_text())["left_out"] == []
+    shorten(results, "other", 4)
+    extend.merge("table14", ["other"])
+    assert cells(results) == whole
+
+
+def test_a_cell_that_the_table_lacks_is_added_from_the_first_picture(results: Path) -> None:
+    whole = cells(results)
+    read = json.loads((results / "table14.json").read_text())
+    read["cells"] = [cell for cell in read["cells"] if cell_of(cell) != MCGS]
+    (results / "table14.json").write_text(json.dumps(read))
+    with pytest.raises(SystemExit, match="ends, at 0"):
+        extend.merge("table14", [runs(results, 4, 8, {})])
+    shutil.rmtree(results.parent / "runs")
+    extend.merge("table14", [runs(results, 0, 8, {})])
+    assert cells(results) == whole
 
 
 @pytest.mark.parametrize(("first", "line"), [(4, "is read otherwise on pictures 4 to 7"), (9, "ends, at 8")])
@@ -88,7 +123,7 @@ def test_rows_that_do_not_belong_are_refused(results: Path, first: int, line: st
     rows[0]["before"] = -1 if rows[0]["before"] == rows[0]["label"] else rows[0]["label"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(SystemExit, match=line):
-        extend.merge("table14", out)
+        extend.merge("table14", [out])
     assert (results / "table14.json").read_bytes() == kept
 
 

@@ -84,9 +84,7 @@ class Study:
         self.found.add(run.labels, own)
         wanted = min(run.n, len(self.data))
         self.found.left_out += [
-            f"{cell.defense}{cell.then}, {cell.target}, {cell.attack}: stopped after {count} of {wanted} pictures"
-            for cell, count in Counter(map(cell_of, own)).items()
-            if count < wanted
+            stopped(cell, count, wanted) for cell, count in Counter(map(cell_of, own)).items() if count < wanted
         ]
 
     def folder(self, run: Run) -> Path:
@@ -186,6 +184,11 @@ class Study:
 
 
 @cache
+def stopped(cell: Cell, count: int, wanted: int) -> str:
+    """The line on a cell that has fewer pictures than it should."""
+    return f"{cell.defense}{cell.then}, {cell.target}, {cell.attack}: stopped after {count} of {wanted} pictures"
+
+
 def _protector(preset: Any, device: str) -> Protector:
     return Protector(preset, device=device)
 
