@@ -291,18 +291,57 @@ def test_an_attack_without_gradients_says_what_to_do(network: nn.Module, labels:
     square(Detached(), pictures(), labels, eps=0.03, generator=g(), n_queries=5)
 
 
-def test_surrogates_by_name_and_of_other_classes(network: nn.Module, labels: Tensor) -> None:
+def test_surrogates_by_name_and_of_other_classes(labels: Tensor) -> None:
     x, twelve = pictures(3), nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 12))
     nn.init.zeros_(twelve[1].weight)
     nn.init.constant_(twelve[1].bias[11:], 5.0)
     for attack in (partial(decowa, surrogate="rn20-cifar10"), partial(mcg, n_queries=5)):
         with pytest.raises(InputError, match=r"label 11 is outside .*pass surrogate=, a model with the"):
             attack(twelve, x, torch.full((3,), 11), eps=0.03, generator=g())
-    named = decowa(network, x, labels[:3], eps=0.03, generator=g(), steps=1, warps=1, surrogate="rn20-cifar10")
-    given = decowa(
-        network, x, labels[:3], eps=0.03, generator=g(), steps=1, warps=1, surrogate=load_model("rn20-cifar10")
-    )
+    ten, settings = load_model("rn56-cifar10"), {"eps": 0.03, "steps": 1, "warps": 1}
+    named = decowa(ten, x, labels[:3], generator=g(), surrogate="rn20-cifar10", **settings)
+    given = decowa(ten, x, labels[:3], generator=g(), surrogate=load_model("rn20-cifar10"), **settings)
     assert torch.equal(named, given)
+
+
+def test_surrogates_of_fewer_or_more_classes() -> None:
+    x, y = pictures(3), torch.zeros(3, dtype=torch.int64)
+    for attack in (partial(decowa, surrogate="rn20-cifar10"), partial(mcg, n_queries=5)):
+        with pytest.raises(
+            InputError, match=r"cifar10 has 10 classes, the target has 5; pass surrogate=, a model with"
+        ):
+            attack(Linear(lead=1000.0), x[:, :, :8, :8], y, eps=0.03, generator=g())
+
+
+class Ties(nn.Module):
+    """Two classes by the mean brightness, in logits of whole numbers: most are equal, and read as class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.mean((1, 2, 3)) - 0.5
+        return torch.stack([(-9 * bright).round(), (9 * bright).round()], 1)
+
+
+@pytest.mark.parametrize("name", ["square", "mcg"])
+def test_equal_logits_are_no_success(name: str) -> None:
+    """On a tie the label is still read: the attack goes on until the picture is misread or its queries are used."""
+    x, y = torch.full((4, 3, 16, 16), 0.45), torch.zeros(4, dtype=torch.int64)
+    model, queries = Ties(), torch.zeros(4, dtype=torch.int64)
+    flow = {"flow": FLOW, "surrogate": Ties(), "tuning": 0} if name == "mcg" else {}
+    x_adv = ATTACKS[name](model, x, y, eps=0.02, generator=g(), n_queries=20, queries=queries, **flow)
+    assert bool((model(x_adv).argmax(1) == y).all())
+    assert queries.tolist() == [20] * 4
+
+
+def test_cw_leads_by_its_confidence(network: nn.Module, labels: Tensor) -> None:
+    x = pictures(4)
+    y = network(x).argmax(1)
+    settings = {"eps": 0.3, "steps": 60, "lr": 0.1, "c": 10.0}
+    for confidence in (0.0, 0.05):
+        x_adv = cw(network, x, y, generator=g(), confidence=confidence, **settings)
+        with torch.no_grad():
+            lead = margin(network(x_adv), y)
+        assert bool((lead > 0).any())
+        assert bool((lead[lead > 0] >= confidence).all())
 
 
 class Counting(nn.Module):
@@ -335,7 +374,7 @@ def test_mcg_tunes_its_flow_and_starts_square_late(
 
     def caught(model: nn.Module, x: Tensor, y: Tensor, *, start: Any, p_init: float, skip: int, **_: Any) -> Tensor:
         assert (p_init, skip) == (0.3, 500)
-        starts[len(starts)] = start(torch.arange(len(x)))
+        starts[len(starts)] = start(torch.arange(len(x)), 5)
         return x
 
     monkeypatch.setattr(importlib.import_module("mspd.attacks.mcg"), "square", caught)

@@ -310,6 +310,17 @@ def test_number_of_images_changes_nothing(network: nn.Module) -> None:
             UsageError,
             "cannot fill distances: call the attack itself",
         ),
+        (
+            lambda m, x, y: evaluate(m, x, y, eps=0.1, attack=partial(pgd, norm="L2")),
+            UsageError,
+            "the attack has norm='L2', evaluate norm='Linf': give it to evaluate alone",
+        ),
+        (
+            lambda m, x, y: evaluate(m, x, y, eps=0.1, attack=partial(pgd, eps=0.2)),
+            UsageError,
+            "the attack has eps=0.2, evaluate eps=0.1",
+        ),
+        (lambda m, x, y: evaluate(m.double(), x, y, eps=0.1), InputError, "float"),
         (lambda m, x, y: evaluate("rn18", x, y, eps=0.1), InputError, "the model is a str: pass a torch.nn.Module"),
         (lambda m, x, y: evaluate(m, x * 255, y, eps=0.1), InputError, "divide by 255"),
         (lambda m, x, y: evaluate(m, x, y[:1], eps=0.1), InputError, "pass integer labels (2,)"),

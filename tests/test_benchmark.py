@@ -699,10 +699,10 @@ def test_time_left_is_said(measure: Callable[..., Summary], capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ("probabilities", "target bad: the model returns probabilities: pass it without its softmax"),
-        ("nan", "target bad: the model returns NaN or infinite logits"),
-        ("features", "target bad: the model returns shape (8, 3, 16, 16): it must return logits (8, classes)"),
-        ("one", "target bad: the model returns shape (8,)"),
+        ("probabilities", "target bad returns probabilities: pass it without its softmax"),
+        ("nan", "target bad returns NaN or infinite logits"),
+        ("features", "target bad returns shape (8, 3, 16, 16): it must return logits (8, classes)"),
+        ("one", "target bad returns shape (8,)"),
         ("takes 8", "target bad does not take images (8, 3, 16, 16)"),
     ],
 )
@@ -734,6 +734,61 @@ def test_doubtful_models(measure: Callable[..., Summary], how: str, line: str) -
     assert model.training is (how == "train mode")
 
 
+@pytest.mark.parametrize("given", [{"eps": 2 / 255}, {"norm": "L2"}])
+def test_a_defence_with_a_budget_of_its_own_is_refused(measure: Callable[..., Summary], given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="all defences of a call have one Linf budget: leave it out and set eps_def"):
+        measure(defenses={"mine": partial(one, **given)})
+
+
+class Swapped(nn.Module):
+    """A model whose classes are in another order."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits.roll(1, 1)
+
+
+def test_a_backbone_with_its_classes_in_another_order(measure: Callable[..., Summary]) -> None:
+    with pytest.warns(UserWarning, match=r"backbone linear reads .*are its classes in the order of the classifier's\?"):
+        measure(backbones={"linear": Swapped(Broken(""))}, n=64)
+
+
+class Half(nn.Module):
+    """A model that answers in bfloat16, and flattens by a view, which takes no channels-last pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 16 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.first(x)
+        logits: Tensor = self.last(features.view(len(features), -1)).to(torch.bfloat16)
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+def test_models_that_flatten_by_a_view_and_answer_in_bfloat16(measure: Callable[..., Summary]) -> None:
+    model = Half().eval()
+    scripted = torch.jit.script(model)
+    summary = measure(targets={"plain": model, "scripted": scripted}, backbones={"half": Half()})
+    robust = {row["target"]: row["robust"] for row in summary.rows if row["defense"] == "mcgs"}
+    assert len(robust) == 2
+    assert robust["plain"] == robust["scripted"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_compiled_target_is_known_again(measure: Callable[..., Summary], tmp_path: Path) -> None:
+    compiled = torch.compile(Broken("").eval(), backend="eager")
+    first = measure(targets={"linear": compiled}, out=tmp_path / "out")
+    again = measure(targets={"linear": compiled}, out=tmp_path / "out", n=16)
+    assert rows(again)[: len(rows(first))] == rows(first)
+
+
 def test_random_model_gives_the_same_rows(measure: Callable[..., Summary]) -> None:
     with pytest.warns(UserWarning, match="asked twice"):
         a, b = (measure(targets={"odd": Broken("random").eval()}) for _ in range(2))
@@ -756,8 +811,8 @@ def test_devices_and_types(measure: Callable[..., Summary]) -> None:
         (lambda x, y: ((x * 255).byte(), y), "x is torch.uint8: pass floats in [0, 1]"),
         (lambda x, y: (x, y.float()), "y is torch.float32"),
         (lambda x, y: (x, y[:7]), "y is torch.int64 of shape (7,)"),
-        (lambda x, y: (x, torch.where(torch.arange(len(y)) == 7, 9, y)), "label 9 is outside the model's 4 classes"),
-        (lambda x, y: (x, y - 1), "label -1 is outside the model's 4 classes"),
+        (lambda x, y: (x, torch.where(torch.arange(len(y)) == 7, 9, y)), "label 9 is outside target linear's 4 classes"),
+        (lambda x, y: (x, y - 1), "label -1 is outside target linear's 4 classes"),
     ],
 )
 def test_images_and_labels_outside_the_contract(

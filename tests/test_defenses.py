@@ -156,8 +156,13 @@ def test_soft_labels_and_grey_pictures(name: str, network: nn.Module) -> None:
 @pytest.mark.parametrize("name", GRADIENT)
 def test_models_of_one_channel(name: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 16), nn.Flatten())
     x, y = pictures(4, channels=1), torch.tensor([0, 1, 2, 3])
+    patches = nn.Sequential(nn.Unfold(4, stride=4), nn.Flatten(), nn.Linear(256, 4))
+    for model in (nn.Sequential(nn.Conv2d(1, 4, 16), nn.Flatten()), patches):
+        check_one_channel(name, model, x, y)
+
+
+def check_one_channel(name: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
     x_def = DEFENSES[name](model, x, y, eps=8 / 255, generator=g(), **QUICK[name])
     assert x_def.shape == x.shape
     with torch.no_grad():

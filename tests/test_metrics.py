@@ -371,3 +371,10 @@ def test_only_floats_of_one_kind_in_the_unit_interval_are_compared(metric):
             with pytest.raises(InputError, match=line):
                 metric(*pair_)
     assert metric(x + 0.5 + 1e-6, x + 0.5).isfinite().all()
+
+
+def test_ssim_of_bfloat16_is_that_of_its_values() -> None:
+    torch.manual_seed(0)
+    a = torch.rand(2, 3, 16, 16).bfloat16()
+    b = (a + 0.1 * torch.rand_like(a)).clamp(0, 1)
+    assert torch.equal(ssim(a, b), ssim(a.float(), b.float()))

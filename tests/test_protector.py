@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mspd
-from mspd import Protector, verify
+from mspd import Protector, Verifier, verify
 from mspd.batch import plan, run
 from mspd.errors import InputError, UsageError
 from mspd.evaluation import predict
@@ -136,6 +136,11 @@ def test_labels_are_the_classifiers_unless_given(small: Protector) -> None:
     assert not torch.equal(small(x), small(x, (predicted + 1) % 10))
     soft = F.one_hot(predicted, 10).float()
     assert float((small(x, soft) - small(x)).abs().max()) <= 1.01 / 255
+
+
+def test_verify_needs_targets(tiny: str) -> None:
+    with pytest.raises(UsageError, match="has no targets to verify on"):
+        Verifier(replace(get_preset(tiny), targets=()))
 
 
 @pytest.mark.parametrize("soft_labels", [0, 3])

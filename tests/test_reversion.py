@@ -246,6 +246,7 @@ def test_criterion_needs_the_same_images() -> None:
         ((a, b, c), (torch.ones(5), torch.ones(1)), None),
         ((a, b, c), (torch.ones(5), torch.ones(5)), (torch.ones(5), torch.ones(5, 1))),
         ((a[:0], b[:0], c[:0]), (torch.ones(0), torch.ones(0)), None),
+        ((a[:1], b[:1], c[:1]), (torch.zeros(1), torch.ones(1)), None),
     ):
         with pytest.raises(InputError, match="the same images everywhere"):
             criterion(verdicts, similarity, distance)

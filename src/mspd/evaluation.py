@@ -38,7 +38,7 @@ ROWS, ATTACKED = 48, 50
 TRIED = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """Fractions over all n images; an image that is wrong before the attack counts as not robust.
 
@@ -101,6 +101,11 @@ def evaluate(
         raise UsageError("evaluate reads the model alone: measure one behind a purifier with mspd.benchmark's Purified")
     if "generator" in params:
         raise UsageError("evaluate makes the attack's generator: choose its seed")
+    for given, value in (("eps", eps), ("norm", norm)):
+        if settings.get(given, value) != value:
+            raise UsageError(
+                f"the attack has {given}={settings[given]!r}, evaluate {given}={value!r}: give it to evaluate alone"
+            )
     for given in ("queries", "distances"):
         if isinstance(settings.get(given), Tensor):
             raise UsageError(f"evaluate attacks pieces of x, which cannot fill {given}: call the attack itself")

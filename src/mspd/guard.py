@@ -153,15 +153,6 @@ def number(text: str) -> float:
         raise UsageError(f"eps is {text!r}: write a number or a fraction, for example 8/255") from error
 
 
-def as_read(model: nn.Module, x: Tensor) -> Tensor:
-    """Images of one channel as the model reads them: three equal ones, unless its first layer takes a single one."""
-    if x.shape[1] != 1:
-        return x
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    one = first.in_channels == 1 if isinstance(first, nn.Conv2d) else first and first.in_features == x[0].numel()
-    return x if one else x.expand(-1, 3, -1, -1)
-
-
 def check_output(logits: object, name: str = "the model") -> None:
     """What a model returns must be a tensor."""
     if not isinstance(logits, Tensor):
@@ -169,17 +160,20 @@ def check_output(logits: object, name: str = "the model") -> None:
 
 
 def answer(model: nn.Module, x: Tensor, name: str = "the model") -> Tensor:
-    """What a model returns for images x (B, C, H, W) as it reads them: for a copy, since it may work in place.
-    InputError where it fails on them, or returns no tensor."""
+    """What a model returns for images x (B, C, H, W): for a copy, since it may work in place; those of one channel that
+    it does not take so have three equal ones. InputError where it fails on them, or returns no tensor."""
     try:
         with memory_errors():
-            logits = model(as_read(model, x).clone())
+            logits = model(x.clone())
     except (MspdError, MemoryError):
         raise
     except Exception as error:  # a model can fail in any way
+        if x.shape[1] == 1:
+            return answer(model, x.expand(-1, 3, -1, -1), name)
         given = f"images {tuple(x.shape)}, {x.dtype} on {x.device}"
-        line = f"{name} does not take {given} ({first_line(error)}): give it its size, type and device"
-        raise InputError(line) from error
+        other = any(p.is_floating_point() and p.dtype != x.dtype for p in model.parameters())
+        remedy = "pass it as model.float()" if other else "give it its size, type and device"
+        raise InputError(f"{name} does not take {given} ({first_line(error)}): {remedy}") from error
     check_output(logits, name)
     return torch.as_tensor(logits)
 

@@ -97,6 +97,7 @@ def ssim(x: Tensor, reference: Tensor) -> Tensor:
     would overlap the edge. On a side below 6 pixels the window shrinks to 2 side - 1, the most that reflection allows.
     """
     _check_images(x, reference)
+    x, reference = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (x, reference))
     maps = torch.cat((x, reference, x * x + reference * reference, x * reference), dim=1)
     mu_x, mu_r, squares, product = _blur(maps).chunk(4, dim=1)
     mu_squares, mu_product = mu_x**2 + mu_r**2, mu_x * mu_r

@@ -14,7 +14,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best wrong logit minus the label's logit; positive exactly when the prediction is wrong. Hard labels."""
+    """Best wrong logit minus the label's logit: positive where the prediction is wrong, negative where it is right, 0
+    where two logits are equal. Hard labels."""
     own = logits.gather(1, y[:, None])[:, 0]
     other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return other - own

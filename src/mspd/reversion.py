@@ -112,11 +112,11 @@ def criterion(
     """Judge a reversion from values of the same n images, each (n,).
 
     `robust`: boolean, undefended, defended, reverted. `ssim` and `lpips`: to the original, of the defended and of the
-    reverted images. InputError when the lengths differ.
+    reverted images. InputError when the lengths differ, and for one image, which has no interval.
     """
     values = (*robust, *ssim, *(lpips or ()))
-    if any(v.ndim != 1 or len(v) != len(values[0]) or len(v) == 0 for v in values):
-        raise InputError("criterion needs one value an image, the same images everywhere: tensors of one shape (n,)")
+    if any(v.ndim != 1 or len(v) != len(values[0]) or len(v) < 2 for v in values):
+        raise InputError("criterion needs one value an image, the same images everywhere, two or more: tensors (n,)")
     undefended, defended, reverted = (v.double() for v in robust)
     left, error = _mean_and_error(reverted - undefended)
     return Criterion(
@@ -127,7 +127,7 @@ def criterion(
 
 
 def _mean_and_error(change: Tensor) -> tuple[float, float]:
-    return change.mean().item(), math.sqrt(change.var(correction=0).item() / len(change))
+    return change.mean().item(), math.sqrt(change.var().item() / len(change))
 
 
 def _rises(before: Tensor, after: Tensor) -> bool:

@@ -65,10 +65,20 @@ class Prepared(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        with no_autocast():
-            logits = self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
+        try:
+            logits = self._logits(x)
+        except RuntimeError as error:
+            if "view size is not compatible" not in str(error):
+                raise
+            self.layout = torch.contiguous_format  # foreign code that flattens by a view takes no other
+            self.net.to(memory_format=self.layout)
+            logits = self._logits(x)
         check_output(logits)
         return torch.as_tensor(logits).float()
+
+    def _logits(self, x: Tensor) -> object:
+        with no_autocast():
+            return self.net(x.to(self.dtype).contiguous(memory_format=self.layout))
 
 
 @torch.inference_mode(False)
@@ -85,7 +95,7 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
         return model
     check_module(model)
     try:
-        net = copy.deepcopy(model).eval().requires_grad_(False)
+        net = copy.deepcopy(model).eval()
     except Exception as error:  # a module of foreign code can refuse in any way
         raise InputError(
             f"the model cannot be copied ({first_line(error)}): pass one that copy.deepcopy takes"
@@ -95,7 +105,10 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
         for name, module in list(net.named_modules()):
             if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 _replace(net, name, Affine(module))
-    return Prepared(net, dtype).eval().requires_grad_(False)
+    prepared = Prepared(net, dtype).eval()
+    for parameter in prepared.parameters():  # a scripted module cannot freeze them all at once
+        parameter.requires_grad_(False)
+    return prepared
 
 
 def _traceable(module: nn.Module) -> bool:

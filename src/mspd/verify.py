@@ -15,7 +15,7 @@ from torch import Tensor
 from mspd import images
 from mspd.attacks.common import logits_of
 from mspd.attacks.pgd import pgd, smallest_eps
-from mspd.errors import ImageError, memory_errors
+from mspd.errors import ImageError, UsageError, memory_errors
 from mspd.guard import check_seed
 from mspd.models import card_of, load_model
 from mspd.objectives import margin
@@ -107,6 +107,8 @@ class Verifier:
 
     def __init__(self, preset: str | Preset = "photo", *, device: str = "auto") -> None:
         self.preset = get_preset(preset)
+        if not self.preset.targets:
+            raise UsageError(f"preset {self.preset.name} has no targets to verify on: name some in its targets")
         self.protector = Protector(self.preset, device=device)
         names = self.preset.targets
         self.classes = {name: card_of(name)["classes"] for name in names}

@@ -22,9 +22,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def check_call(
     model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, generator: torch.Generator, *, classes: int = 2,
     **counts: int,
-) -> None:  # fmt: skip
-    """The contract of every attack: `check_inputs`, and labels that the model has, of at least `classes` classes. Costs
-    one call of the model with one image."""
+) -> int:  # fmt: skip
+    """The contract of every attack: `check_inputs`, and labels that the model has, of at least `classes` classes; how
+    many it has. Costs one call of the model with one image."""
     check_inputs(x, y, eps, norm, generator, gradients=True, **counts)
     with eval_mode(model):
         logits = logits_of(model, x[:1])
@@ -32,6 +32,7 @@ def check_call(
     if logits.shape[1] < classes:
         hint = ": use pgd" if logits.shape[1] > 1 else ""
         raise UsageError(f"this attack needs at least {classes} classes, the model has {logits.shape[1]}{hint}")
+    return logits.shape[1]
 
 
 def check_inputs(

@@ -56,7 +56,7 @@ def _walk(
         z = middle + half * torch.tanh(w)
         gradient, _, logits = loss_gradient(model, z, y, lambda a, b: c * margin(a, b).neg().clamp_min(-confidence))
         length = (z - x).square().flatten(1).sum(1)
-        better = wrong(logits, y) & (length < shortest)
+        better = wrong(logits, y) & (margin(logits, y) >= confidence) & (length < shortest)
         best[better], shortest[better] = z[better], length[better]
         slope = (gradient + 2 * (z - x)) * half * (1 - torch.tanh(w).square())
         first = 0.9 * first + 0.1 * slope

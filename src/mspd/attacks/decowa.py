@@ -40,9 +40,9 @@ def decowa(
     warp of a displacement of zero is the image itself. Errors as in `pgd`, and InputError for a surrogate of other
     classes.
     """
-    check_call(model, x, y, eps, norm, generator, steps=steps, warps=warps)
+    classes = check_call(model, x, y, eps, norm, generator, steps=steps, warps=warps)
     check_nonnegative(decay=decay)
-    source = model if surrogate is None else surrogate_for(surrogate, x, y)
+    source = model if surrogate is None else surrogate_for(surrogate, x, y, classes)
     generators = image_generators(x, generator)
     splines = Splines(x.shape[2], x.shape[3], x.device)
     inner = (MESH - 2) ** 2

@@ -60,10 +60,10 @@ def mcg(
     check_counts(0, tuning=tuning)
     check_positive(lr=lr)
 
-    def guess(live: Tensor) -> Tensor:
+    def guess(live: Tensor, classes: int) -> Tensor:
         """One image at a time, so that the others do not matter."""
         noise = normals(x.shape[1:], image_generators(x, generator)).to(x)
-        net, own = _load_flow() if flow is None else flow, surrogate_for(surrogate, x, y)
+        net, own = _load_flow() if flow is None else flow, surrogate_for(surrogate, x, y, classes)
         with eval_mode(own):
             return torch.cat([_tuned(net, own, noise[[i]], x[[i]], y[[i]], eps, tuning, lr) for i in live.tolist()])
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mspd.attacks.common import check_filled, check_inputs, logits_of, right
+from mspd.attacks.common import check_filled, check_inputs, logits_of, right, wrong
 from mspd.ball import image_generators, project
 from mspd.errors import UsageError
 from mspd.guard import check_counts, check_logits, check_positive, eval_mode
@@ -27,17 +27,17 @@ def square(
     generator: torch.Generator,
     n_queries: int = 5000,
     p_init: float = 0.8,
-    start: Callable[[Tensor], Tensor] | None = None,
+    start: Callable[[Tensor, int], Tensor] | None = None,
     skip: int = 0,
     queries: Tensor | None = None,
 ) -> Tensor:
     """Query the model's logits until each image is misread or has used `n_queries`; return x_adv, the best point found.
 
     x (B, C, H, W) in [0, 1]; y (B,) true labels; `p_init` the first square's share of the image, halved at fixed
-    queries. Linf starts from vertical stripes, or from `start`: it maps the indices of images that are read rightly to
-    another attack's guesses for them (len(indices), C, H, W); `skip` begins that far into the schedule. Every image has
-    its own squares, from its own generator. `queries` (B,) int64 is filled with the number of calls of the model that
-    each image took, the look at x itself included. Errors as in `pgd`.
+    queries. Linf starts from vertical stripes, or from `start`: it maps the indices of images that are read rightly,
+    and the number of the model's classes, to another attack's guesses for them (len(indices), C, H, W); `skip` begins
+    that far into the schedule. Every image has its own squares, from its own generator. `queries` (B,) int64 is filled
+    with the number of calls of the model that each image took, the look at x itself included. Errors as in `pgd`.
     """
     check_inputs(x, y, eps, norm, generator, n_queries=n_queries)
     check_filled(x, queries=queries)
@@ -53,23 +53,25 @@ def square(
         check_logits(logits, y)
         live = right(logits, y)
         if n_queries > 1 and len(live):
-            first = start(live) if start is not None else _first(x[live], draws, live, eps, norm)
+            first = start(live, logits.shape[1]) if start is not None else _first(x[live], draws, live, eps, norm)
             best[live] = project(first, x[live], eps, norm)
-            lead = -margin(logits_of(model, best[live]), y[live])
+            logits = logits_of(model, best[live])
             counted[live.cpu()] += 1
-            live, lead = live[lead > 0], lead[lead > 0]
+            kept = ~wrong(logits, y[live])
+            live, lead = live[kept], -margin(logits, y[live])[kept]
         for index in range(n_queries - 2):
             if len(live) == 0:
                 break
             share = p_init / 2 ** sum(index + skip > halving for halving in HALVINGS)
             old, centre = best[live], x[live]
             moved = (_step_linf if norm == "Linf" else _step_l2)(old, centre, draws, live, eps, share)
-            new = -margin(logits_of(model, moved), y[live])
+            logits = logits_of(model, moved)
             counted[live.cpu()] += 1
-            better = (new < lead) | (new <= 0)
+            new, misread = -margin(logits, y[live]), wrong(logits, y[live])
+            better = (new < lead) | misread
             best[live] = torch.where(better[:, None, None, None], moved, old)
             lead = torch.where(better, new, lead)
-            live, lead = live[lead > 0], lead[lead > 0]
+            live, lead = live[~misread], lead[~misread]
     if queries is not None:
         queries.copy_(counted)
     return best

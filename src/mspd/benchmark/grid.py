@@ -111,15 +111,13 @@ def make_grid(
         raise UsageError("say how long an L2 attack may be: eps_adv, for example 0.5")
     if labels not in LABELS:
         raise UsageError(f"labels is {labels!r}: use {' or '.join(LABELS)}")
-    chosen = get_preset(preset)
+    chosen = replace(get_preset(preset), own_below=0)  # labels of the classifier alone, as published
     chosen = chosen if eps_def is None else replace(chosen, eps=eps_def)
     eps_adv = chosen.eps if eps_adv is None else eps_adv
     check_eps(eps_adv, norm)
     check_seed(seed)
     defense_functions = {
-        name: _function("defense", name, item, DEFENSES, "model, x, y, eps=, norm=, generator=")
-        for name, item in named("defense", defenses).items()
-        if name != NONE
+        name: _defense(name, item) for name, item in named("defense", defenses).items() if name != NONE
     }
     attack_functions = {
         name: _function("attack", name, item, ATTACKS, "model, x, y, eps=, norm=, generator=")
@@ -210,6 +208,16 @@ def _function(kind: str, name: str, item: Any, table: Mapping[str, Function], ex
     check_signature(kind, name, function, example)
     result: Function = function
     return result
+
+
+def _defense(name: str, item: Any) -> Function:
+    """A defence; all of them have one budget."""
+    function = _function("defense", name, item, DEFENSES, "model, x, y, eps=, norm=, generator=")
+    own = function.keywords if isinstance(function, partial) else {}
+    for given in {"eps", "norm"} & own.keys():
+        line = f"defense {name!r} has {given}={own[given]!r}, but all defences of a call have one Linf budget"
+        raise UsageError(f"{line}: leave it out and set eps_def")
+    return function
 
 
 def _budget(name: str, attack: Function, eps: float, norm: str) -> tuple[float, str]:

@@ -47,6 +47,7 @@ def model_identity(item: str | Path | nn.Module) -> str:
         return f"{model_identity(item.target)} behind {function_identity(item.purifier)}"
     if not isinstance(item, nn.Module):
         return str(card_of(item)["sha256"])
+    item = getattr(item, "_orig_mod", item)  # what torch.compile was given
     settings = {
         f"{name}.{key}": _value(value)
         for name, module in item.named_modules()

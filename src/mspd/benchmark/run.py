@@ -3,6 +3,7 @@
 import inspect
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,8 @@ PIECE = 32
 DRAWN = 65_537
 #: images on which the guard tries the models, and on which it measures their accuracy
 TRIED, COUNTED = 8, 1000
+#: fewer do not tell whether a backbone reads better than chance
+FEW = 64
 
 
 @no_autocast()
@@ -141,6 +144,10 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
     sources = {}
     for name, model in grid.backbones.items():
         check_model(model, x, aims, f"backbone {name}")
+        right, counted = _count_right(grid, model, f"backbone {name}")
+        if counted >= FEW and wilson(right, counted, z=3.0)[0] <= 1 / len(grid.protector.classes):
+            line = f"backbone {name} reads {right / counted:.1%} of the images right, hardly more than chance"
+            warnings.warn(f"{line}: are its classes in the order of the classifier's?", stacklevel=2)
     for name, target in grid.targets.items():
         model = target.target if isinstance(target, Purified) else target
         check_mode(model, f"target {name}")
@@ -148,18 +155,14 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
         with torch.no_grad(), eval_mode(model), seeded(0, device):
             logits = answer(model, x)
             classes = logits.shape[1]
-            check_logits(logits[:1].expand(len(grid), -1), grid.labels)
+            check_logits(logits[:1].expand(len(grid), -1), grid.labels, f"target {name}")
             source = prepare(model)
-            source = source if torch.allclose(source(x), logits, rtol=1e-2, atol=1e-2) else model
+            source = source if torch.allclose(source(x), logits.float(), rtol=1e-2, atol=1e-2) else model
             if bfloat16:
                 source = Rough(source, f"target {name}")
                 source(x)
         sources[name] = source
-        counted = min(len(grid), COUNTED)
-        right = 0
-        for i in range(0, counted, PIECE):
-            seen = _read(model, grid.images[i : i + PIECE].float().div(255).to(device), name)
-            right += int((seen.cpu() == grid.labels[i : i + PIECE]).sum())
+        right, counted = _count_right(grid, model, f"target {name}")
         check_accuracy(right / counted, wilson(right, counted, z=3.0), classes, f"target {name}", grid.stated[name])
     return sources
 
@@ -228,7 +231,7 @@ def _measure(
             published[key] = publish(cell)
         x, model = published[key], grid.targets[cell.target]
         if (*key, cell.target) not in before:
-            before[*key, cell.target] = _read(model, x, cell.target)
+            before[*key, cell.target] = _read(model, x, f"target {cell.target}")
         prepared = time.perf_counter()
         attack, (eps, norm) = grid.attacks[cell.attack], grid.budgets[cell.attack]
         queries = torch.zeros(PIECE, dtype=torch.int64) if _counts(attack) else None
@@ -239,8 +242,8 @@ def _measure(
         rounded = _rounded(x_adv, x, eps, norm)
         columns = {
             "before": before[*key, cell.target],
-            "after": _read(model, x_adv, cell.target),
-            "after_8bit": _read(model, rounded, cell.target),
+            "after": _read(model, x_adv, f"target {cell.target}"),
+            "after_8bit": _read(model, rounded, f"target {cell.target}"),
             "defense_linf": linf(x, original), "defense_l2": l2(x, original), "ssim": ssim(x, original),
             "psnr": psnr(x, original),
             "lpips": lpips(x, original) if grid.lpips else None,
@@ -273,11 +276,21 @@ def _rounded(x_adv: Tensor, x: Tensor, eps: float, norm: str) -> Tensor:
     return torch.where((l2(nearest, x) > eps)[:, None, None, None], inward, nearest)
 
 
+def _count_right(grid: Grid, model: nn.Module, name: str) -> tuple[int, int]:
+    """How many of the first images the model reads right, and of how many."""
+    counted = min(len(grid), COUNTED)
+    right = 0
+    for i in range(0, counted, PIECE):
+        seen = _read(model, grid.images[i : i + PIECE].float().div(255).to(grid.protector.device), name)
+        right += int((seen.cpu() == grid.labels[i : i + PIECE]).sum())
+    return right, counted
+
+
 def _read(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """What a target reads, (B,), from finite float32 logits."""
+    """What a model reads, (B,), from finite float32 logits."""
     with torch.no_grad(), eval_mode(model), seeded(0, x.device):
-        logits = answer(model, x, f"target {name}")
-    check_finite(logits, f"target {name}")
+        logits = answer(model, x, name)
+    check_finite(logits, name)
     return logits.argmax(1)
 
 
