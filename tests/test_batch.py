@@ -20,7 +20,7 @@ from mspd.batch.places import Spot
 from mspd.errors import ImageError, MspdError, UsageError
 from mspd.protector import Protection
 
-ROW = {"id", "status", *Protection.__annotations__}
+ROW = {"id", "status", *Protection.__annotations__, "stamp"}
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (33, 40), mode: str = "RGB") -> Path:
@@ -350,6 +350,36 @@ def test_original_that_was_changed_is_not_taken_for_done(
     copy.unlink()
     assert go(protector, folder, tmp_path / "out", tmp_path / "r.jsonl")[name]["status"] == "done"
     assert copy.read_bytes() != before
+
+
+def test_other_originals_older_than_the_run_are_not_taken_for_done(protector: Protector, tmp_path: Path) -> None:
+    """A link that leads to another folder, and a folder in the place of one that was renamed."""
+    for seed, name in enumerate(("one", "two")):
+        picture(tmp_path / name / "a.png", seed)
+    link, out = tmp_path / "link", tmp_path / "out"
+    for target in ("one", "two"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / target, target_is_directory=True)
+        row = go(protector, link, out, tmp_path / "link.jsonl")["a.png"]
+    assert "is not the copy of" in str(row["error"])
+    go(protector, tmp_path / "one", tmp_path / "out1", tmp_path / "one.jsonl")
+    (tmp_path / "one").rename(tmp_path / "away")
+    (tmp_path / "two").rename(tmp_path / "one")
+    row = go(protector, tmp_path / "one", tmp_path / "out1", tmp_path / "one.jsonl")["a.png"]
+    assert "is not the copy of" in str(row["error"])
+
+
+def test_report_without_stamps(protector: Protector, folder: Path, tmp_path: Path) -> None:
+    """Of an older mspd: the times of original and copy tell."""
+    report = tmp_path / "r.jsonl"
+    go(protector, folder, tmp_path / "out", report)
+    rows = [{key: value for key, value in row.items() if key != "stamp"} for row in lines(report)]
+    report.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert go(protector, folder, tmp_path / "out", report)["a.png"]["status"] == "skipped"
+    later = (tmp_path / "out" / "a.png.png").stat().st_mtime + 10
+    os.utime(folder / "a.png", (later, later))
+    assert go(protector, folder, tmp_path / "out", report)["a.png"]["status"] == "done"
+    assert go(protector, folder, tmp_path / "out", report)["a.png"]["status"] == "skipped"
 
 
 def test_other_settings_on_the_same_report(protector: Protector, folder: Path, tmp_path: Path) -> None:

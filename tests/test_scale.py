@@ -290,6 +290,16 @@ def test_addresses_in_and_out(
     assert len(one) == 1
 
 
+def test_object_that_was_replaced_is_not_taken_for_done(protector: Protector, tmp_path: Path, memory: Any) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        if seed or not found:
+            memory.pipe_file("/in/a.png", png(seed))
+        found += run(protector, plan(["memory://in"], tmp_path / "out"), report=tmp_path / "r.jsonl", seed=0)
+    assert [row["status"] for row in found] == ["done", "skipped", "failed"]
+    assert "is not the copy of" in found[2]["error"]
+
+
 def test_addresses_that_lead_nowhere(protector: Protector, memory: Any, tmp_path: Path) -> None:
     row = next(run(protector, plan(["memory://no/a.png"], tmp_path / "b.png"), report=None, seed=0))
     assert row["error"] == "memory://no/a.png: no such file or folder; check the address"
@@ -348,6 +358,32 @@ def test_shards(protector: Protector, tmp_path: Path) -> None:
     assert {row["error"] for row in other} == {
         f"{out / name}: already exists; choose another output or remove it first" for name in ("s0.tar", "s1.tar")
     }
+
+
+def test_shard_that_was_rewritten_is_not_taken_for_done(protector: Protector, tmp_path: Path) -> None:
+    """Neither with another picture, nor with another file beside it; with the same files it is done."""
+    source, report = tmp_path / "s.tar", tmp_path / "r.jsonl"
+    found = []
+    for samples in (SAMPLES, SAMPLES | {"k/1.png": png(8)}, SAMPLES | {"k/0.cls": b"4"}, SAMPLES, SAMPLES):
+        if not found or samples != SAMPLES or found[-1][0] == "failed":
+            tar(source, samples)
+        rows = run(protector, plan([source], tmp_path / "out"), report=report, seed=0)
+        found.append([row["status"] for row in rows if row["id"] != "s.tar/k/2.jpg"])
+    assert found == [
+        ["done"] * 3, ["done", "failed", "done"], ["failed", "done", "done"], ["done"] * 3, ["skipped"] * 3,
+    ]  # fmt: skip
+
+
+def test_what_failed_in_a_finished_shard_is_tried_again(protector: Protector, tmp_path: Path) -> None:
+    source, out, report = tar(tmp_path / "s.tar", SAMPLES), tmp_path / "out", tmp_path / "r.jsonl"
+    for suffix, ends in ((".png", ["done"] * 3), (".webp", ["failed"] * 3), (".png", ["done"] * 3)):
+        rows = list(run(protector, plan([source], out, suffix=suffix), report=report, seed=0))
+        assert [row["status"] for row in rows if row["id"] != "s.tar/k/2.jpg"] == ends
+    tar(source, SAMPLES | {"k/2.jpg": png(2)})
+    rows = list(run(protector, plan([source], out), report=report, seed=0))
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "done"]
+    why = f"already exists without the copy of {source}/k/2.jpg; choose another output or remove it first"
+    assert rows[2]["error"] == f"{out / 's.tar'}: {why}"
 
 
 def test_shard_alone(protector: Protector, tmp_path: Path, memory: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mspd import atomic, images
-from mspd.batch.places import Member, Place, Shard, absolute, content, exists, load, save, written
+from mspd.batch.places import Member, Place, Shard, absolute, content, exists, fingerprint, load, save, written
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
 from mspd.errors import ImageError, MspdError
@@ -73,6 +73,7 @@ class _Item:
     picture: images.Picture | None = None
     view: Tensor = field(default_factory=lambda: torch.empty(0))
     pixels: int = 0
+    stamp: str = ""  # of the original, before it was read
     data: bytes = b""  # of a shard's member
     notes: list[str] = field(default_factory=list)
     row: Row | None = None
@@ -264,6 +265,7 @@ class _Pipeline:
             item.again = exists(job.output)
             if item.again and (not task.started or _same(job)):
                 raise _taken(job)
+            item.stamp = fingerprint(job.source)
             picture = load(job.source)
             self._take(item, picture)
             item.pixels = picture.pixels[:, :, 0].size
@@ -317,12 +319,12 @@ class _Pipeline:
         eps, quality = self.protector.settings.eps, self.options.quality
         if item.again or isinstance(job.output, Member):
             item.data, check = images.encode(picture, pixels, str(job.output), eps=eps, quality=quality)
-            if item.again and item.data != written(job.output):  # else: killed between the file and its row
-                raise _taken(job, f"already exists, and is not the copy of {job.source} as it is now")
+            if item.again:
+                _check_copy(item)
         else:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
         done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
-        row = {"id": job.id, "status": "done", **done.row()}
+        row = {"id": job.id, "status": "done", **done.row(), "stamp": item.stamp}
         notes = [*item.notes, *picture.lost]
         if picture.credentials:
             remedy = ": 'mspd sign' adds them" if carries_credentials(str(job.output)) else ", whose format has none"
@@ -347,6 +349,20 @@ class _Pipeline:
 def refusal(job: Job) -> Row:
     """The row of a job with a problem, or at whose output there is something that no earlier run made."""
     return _failed(job, ImageError(job.problem) if job.problem else _taken(job))
+
+
+def _check_copy(item: _Item) -> None:
+    """ImageError unless what would be written, with the other files of its sample, is what lies at the output: then an
+    earlier run was killed before it noted so, or the original is only in another place."""
+    source, output = item.job.source, item.job.output
+    found = written(output)
+    if found is None:
+        raise _taken(item.job, f"already exists without the copy of {source}")
+    same = found == item.data
+    if isinstance(source, Member) and isinstance(output, Member):
+        same &= all(content(other) == written(Member(output.shard, other.name)) for other in source.siblings)
+    if not same:
+        raise _taken(item.job, f"already exists, and is not the copy of {source} as it is now")
 
 
 def _taken(job: Job, why: str = "already exists") -> ImageError:

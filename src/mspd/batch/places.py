@@ -50,6 +50,7 @@ class Member:
     offset: int = 0
     size: int = 0
     mtime: float = 0
+    stamp: str = ""  # of the shard, when this was found in it
     siblings: tuple["Member", ...] = ()  # the other files of a picture's sample
 
     def __str__(self) -> str:
@@ -110,6 +111,9 @@ def store_of(address: Address) -> tuple[Any, str]:
 
 # ---------------------------------------------------------------- looking
 
+#: what stores call the mark, or else the time, of an object's content
+_MARKS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "last_modified", "updated", "created")
+
 
 def is_folder(where: Place) -> bool:
     if isinstance(where, Path):
@@ -128,6 +132,23 @@ def exists(where: Spot) -> bool:
     with _one_line(where):
         fs, path = store_of(where)
         return bool(fs.exists(path))
+
+
+def fingerprint(where: Spot) -> str:
+    """What another content in the same place would change, for the price of a look: inode, size and times of a file, or
+    size and mark of an object; of a shard's member, its shard's when it was walked. "" for a file that is not there."""
+    if isinstance(where, Member):
+        return where.stamp
+    if isinstance(where, Path):
+        with suppress(OSError):
+            found = where.stat()
+            return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+        return ""
+    with _one_line(where):
+        fs, path = store_of(where)
+        fs.invalidate_cache(path)  # what an earlier listing said
+        info = fs.info(path)
+        return f"{info.get('size')}-{next((info[mark] for mark in _MARKS if mark in info), '')}"
 
 
 def newer(one: Spot, other: Spot) -> bool:
@@ -174,6 +195,7 @@ def matches(pattern: Address) -> list[Place]:
 def members(shard: Place) -> Iterator[Member]:
     """The files in a tar, in its order; ImageError for what is not a plain (uncompressed) tar, and at the end of one
     that is cut short."""
+    stamp = fingerprint(shard)
     with _one_line(shard), _open(shard) as file:
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
@@ -193,7 +215,7 @@ def members(shard: Place) -> Iterator[Member]:
                     )
                 if entry.isfile():
                     mtime = entry.mtime if math.isfinite(entry.mtime) else 0
-                    yield Member(shard, entry.name, entry.offset_data, entry.size, mtime)
+                    yield Member(shard, entry.name, entry.offset_data, entry.size, mtime, stamp)
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
         except tarfile.TarError as error:
             raise ImageError(cut) from error

@@ -1,7 +1,7 @@
 """What a call is to do: which pictures, and where the copy of each goes. Walked lazily, as often as wanted."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path, PurePath
@@ -186,7 +186,7 @@ class Plan:
                 continue
             empty, picture = False, (pictures or lost)[0]
             others = tuple(m for m in sample if m is not picture)
-            source = Member(shard, picture.name, picture.offset, picture.size, picture.mtime, others)
+            source = replace(picture, siblings=others)
             again = key in keys
             wrong = _wrong(key, [m.name[len(key) :] for m in pictures], again)
             if lost:

@@ -166,7 +166,8 @@ class Journal:
         pa, pq = extra("pyarrow"), extra("pyarrow.parquet")
         kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
         columns = {"id": pa.string(), "status": pa.string(), "error": pa.string()}
-        columns |= {name: kinds[kind] for name, kind in Protection.__annotations__.items()} | {"note": pa.string()}
+        columns |= {name: kinds[kind] for name, kind in Protection.__annotations__.items()}
+        columns |= {"stamp": pa.string(), "note": pa.string()}
         schema = pa.schema(columns, metadata={"mspd": json.dumps(self.settings)})
         atomic.sweep([path])
         temporary = atomic.temporary_beside(path)

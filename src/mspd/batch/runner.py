@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mspd.batch import local
 from mspd.batch.local import Known, Options
-from mspd.batch.places import Member, absolute, exists, newer, place
+from mspd.batch.places import absolute, exists, fingerprint, newer, place
 from mspd.batch.plan import Job
 from mspd.batch.report import Journal, Row
 from mspd.errors import UsageError
@@ -76,15 +76,19 @@ def _look(job: Job, log: Journal) -> Known:
     """What the report knows of a job; one that it does not know is noted as started."""
     row = log.get(job.id)
     status = row.get("status")
-    whole = isinstance(job.output, Member)  # a shard is written once, without the samples that failed
-    if status in (("done", "failed") if whole else ("done",)) and exists(job.output):
-        if status == "done" and (
+    if status == "done" and exists(job.output):
+        if (
             row["source"] != absolute(job.source)
             or absolute(place(row["output"])) != absolute(job.output)
-            or newer(job.source, job.output)
+            or _changed(job, row)
         ):
             return Known(started=True)  # moved, changed, or another of that name: the same bytes will tell
-        return Known({**row, "status": "skipped"} if status == "done" else row)
+        return Known({**row, "status": "skipped"})
     if status != "started":
         log.append({"id": job.id, "status": "started"})
     return Known(started=status is not None)
+
+
+def _changed(job: Job, row: Row) -> bool:
+    """Whether another original lies there than that of the row; rows of older reports have no stamp."""
+    return row["stamp"] != fingerprint(job.source) if "stamp" in row else newer(job.source, job.output)
