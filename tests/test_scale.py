@@ -386,6 +386,40 @@ def test_what_failed_in_a_finished_shard_is_tried_again(protector: Protector, tm
     assert rows[2]["error"] == f"{out / 's.tar'}: {why}"
 
 
+def test_two_shards_of_one_name(tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        (tmp_path / folder).mkdir()
+        tar(tmp_path / folder / "0.tar", {f"{folder}.png": png(0)})
+    shards = [tmp_path / "train" / "0.tar", tmp_path / "val" / "0.tar"]
+    with pytest.raises(
+        UsageError, match=r"two files would be written to .*out/0\.tar: name each picture once, or call"
+    ):
+        plan(shards, tmp_path / "out")
+    assert len(plan(shards, None)) == 2
+
+
+def test_shard_that_is_replaced_while_it_is_read(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, other = tar(tmp_path / "s.tar", SAMPLES), tar(tmp_path / "t.tar", {"k/9.png": png(9)})
+    jobs, report, real = plan([source, other], tmp_path / "out"), tmp_path / "r.jsonl", local.load
+
+    def replacing(where: places.Spot) -> images.Picture:
+        if str(where) == f"{source}/k/1.png":
+            tar(source, {**SAMPLES, "k/3.png": png(8)})
+        return real(where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "load", replacing)
+        rows = list(run(protector, jobs, report=report, seed=0))
+    assert [row["status"] for row in rows] == ["failed"] * 4 + ["done"]
+    assert rows[0]["error"] == f"{source}: changed while it was read; give the same command again"
+    assert set(files(tmp_path / "out")) == {"t.tar"}
+    rows = list(run(protector, jobs, report=report, seed=0))
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "done", "skipped"]
+    assert untar(tmp_path / "out" / "s.tar")["k/3.png"] == protected(protector, png(8))
+
+
 def test_shard_alone(protector: Protector, tmp_path: Path, memory: Any) -> None:
     source = tar(tmp_path / "s.tar", SAMPLES)
     assert plan([source], None).root == tmp_path / "s.protected.tar"

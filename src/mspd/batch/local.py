@@ -139,10 +139,13 @@ def _write_shard(out: Place, items: Iterator[_Item]) -> list[Row]:
                 shard.add(output.name, item.data, source.mtime)
                 for other in source.siblings:
                     shard.add(other.name, content(other), other.mtime)
+                walked = source
             except FAILURES as failure:
                 error = failure
         try:
             if shard is not None and error is None:
+                if fingerprint(walked.shard) != walked.stamp:
+                    raise ImageError(f"{walked.shard}: changed while it was read; give the same command again")
                 shard.finish()
         except FAILURES as failure:
             error = failure

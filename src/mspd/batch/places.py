@@ -135,14 +135,15 @@ def exists(where: Spot) -> bool:
 
 
 def fingerprint(where: Spot) -> str:
-    """What another content in the same place would change, for the price of a look: inode, size and times of a file, or
-    size and mark of an object; of a shard's member, its shard's when it was walked. "" for a file that is not there."""
+    """What another content in the same place would change, for the price of a look: size and times of a file (nobody
+    can set the change time; inodes may differ between machines), or size and mark of an object; of a shard's member,
+    its shard's when it was walked. "" for a file that is not there."""
     if isinstance(where, Member):
         return where.stamp
     if isinstance(where, Path):
         with suppress(OSError):
             found = where.stat()
-            return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+            return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
         return ""
     with _one_line(where):
         fs, path = store_of(where)

@@ -79,6 +79,10 @@ class Plan:
     def _count(self) -> int:
         if len(self.sources) == 1:
             return sum(1 for _ in self)
+        shards = [self._shard_output(source) for source in self.sources if _is_shard(source)]
+        for number, shard in enumerate(shards):
+            if shard in shards[:number]:
+                raise self._twice(shard)
         outputs, refused = set[bytes](), 0
         for number, job in enumerate(self, 1):
             if job.problem:
@@ -86,10 +90,13 @@ class Plan:
                 continue
             outputs.add(blake2b(str(job.output).encode("utf-8", "surrogateescape"), digest_size=12).digest())
             if len(outputs) + refused < number:
-                ending = "protect those whose names differ in their ending only with -o FOLDER"
-                remedy = ending if self.out is None else "call once for each folder, each with an -o of its own"
-                raise UsageError(f"two files would be written to {job.output}: name each picture once, or {remedy}")
+                raise self._twice(job.output)
         return len(outputs) + refused
+
+    def _twice(self, output: Spot) -> UsageError:
+        ending = "protect those whose names differ in their ending only with -o FOLDER"
+        remedy = ending if self.out is None else "call once for each folder, each with an -o of its own"
+        return UsageError(f"two files would be written to {output}: name each picture once, or {remedy}")
 
     @cached_property
     def root(self) -> Place | None:
@@ -163,13 +170,16 @@ class Plan:
         if empty:
             raise UsageError(f"{folder}: no pictures in this folder (looking for {_LOOKED_FOR})")
 
+    def _shard_output(self, shard: Place) -> Place:
+        if self.out is None:
+            return self._root(shard)
+        return self.out if self._alone and _is_shard(self.out) else self.out / shard.name
+
     def _shard(self, shard: Place) -> Iterator[Job]:
         """One job a sample with a picture (WebDataset: files of one key stand together). A sample of several pictures
         fails, for only one would be protected, one with the name of an earlier one or of a place outside, one whose
         picture lies elsewhere, and so does a shard that cannot be read to its end."""
-        out = self._root(shard) if self.out is None else self.out
-        if self.out is not None and not (self._alone and _is_shard(self.out)):
-            out = self.out / shard.name
+        out = self._shard_output(shard)
         if _real(out) == _real(shard):
             raise UsageError(f"{shard}: is the output, too; choose another one")
         name = shard.name if self._alone else str(shard)
