@@ -569,3 +569,20 @@ def test_a_report_does_not_vouch_for_another_output(protector: Protector, folder
     assert rows[source.name]["status"] == "failed"
     assert "already exists" in rows[source.name]["error"]
     assert foreign.read_bytes() == source.read_bytes()
+
+
+def test_a_report_does_not_vouch_for_a_file_in_another_working_folder(
+    protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, found = picture(tmp_path / "in" / "a.png"), []
+    for folder in ("one", "two"):
+        (tmp_path / folder / "out").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / folder)
+        if folder == "two":
+            Path("out", "a.png.png").write_bytes(original.read_bytes())
+        found.append(go(protector, original.parent, Path("out"), tmp_path / "r.jsonl")["a.png"])
+    assert found[0]["output"] == str(tmp_path / "one" / "out" / "a.png.png")
+    assert found[1]["error"] == (
+        f"out/a.png.png: already exists, and is not the copy of {original} as it is now; choose another output or "
+        "remove it first"
+    )

@@ -148,7 +148,8 @@ def protect(
                 _complain(f"{row['id']}: {row['note']}")
     _protection_table(first)
     if counts["done"] + counts["skipped"]:
-        console.print(f"written: {first[0]['output'] if len(jobs) == 1 else jobs.root or 'beside each picture'}")
+        where = next(iter(jobs)).output if len(jobs) == 1 else jobs.root or "beside each picture"
+        console.print(f"written: {where}")
     if len(jobs) > 1:
         left = f" (first {_SHOWN} shown)" if sum(counts.values()) > _SHOWN else ""
         console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) + left)

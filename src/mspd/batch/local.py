@@ -326,7 +326,7 @@ class _Pipeline:
                 _check_copy(item)
         else:
             check = save(picture, pixels, job.output, eps=eps, quality=quality)
-        done = self.protector.protection(absolute(job.source), job.output, perturbation, check, seed)
+        done = self.protector.protection(absolute(job.source), absolute(job.output), perturbation, check, seed)
         row = {"id": job.id, "status": "done", **done.row(), "stamp": item.stamp}
         notes = [*item.notes, *picture.lost]
         if picture.credentials:

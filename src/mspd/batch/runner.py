@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mspd.batch import local
 from mspd.batch.local import Known, Options
-from mspd.batch.places import absolute, exists, fingerprint, newer, place
+from mspd.batch.places import absolute, exists, fingerprint, newer
 from mspd.batch.plan import Job
 from mspd.batch.report import Journal, Row
 from mspd.errors import UsageError
@@ -77,11 +77,7 @@ def _look(job: Job, log: Journal) -> Known:
     row = log.get(job.id)
     status = row.get("status")
     if status == "done" and exists(job.output):
-        if (
-            row["source"] != absolute(job.source)
-            or absolute(place(row["output"])) != absolute(job.output)
-            or _changed(job, row)
-        ):
+        if row["source"] != absolute(job.source) or row["output"] != absolute(job.output) or _changed(job, row):
             return Known(started=True)  # moved, changed, or another of that name: the same bytes will tell
         return Known({**row, "status": "skipped"})
     if status != "started":
