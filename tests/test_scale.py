@@ -591,6 +591,40 @@ def test_shards_that_cannot_be(protector: Protector, tmp_path: Path, monkeypatch
     assert files(tmp_path / "out") == {}
 
 
+def test_shard_for_which_the_disk_is_too_full(protector: Protector, tmp_path: Path) -> None:
+    """A real limit of file size, hit while a shard is written: its rows fail, the other is written."""
+    resource = pytest.importorskip("resource")
+    big = tar(tmp_path / "big.tar", {"a.png": png(0), "a.bin": bytes(300_000), "b.png": png(1)})
+    small, out = tar(tmp_path / "small.tar", SAMPLES), tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        rows = list(run(protector, plan([big, small], out), report=tmp_path / "r.jsonl", seed=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [row["status"] for row in rows] == ["failed", "failed", "done", "done", "failed", "done"]
+    assert rows[0]["error"] == rows[1]["error"] == f"{out / 'big.tar'}: File too large"
+    assert [path.name for path in out.iterdir()] == ["small.tar"]
+
+
+def test_shard_that_another_run_is_writing_is_not_swept_away(
+    tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed run left is; for an address it lies where temporary files are."""
+    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path))
+    for out in (tmp_path / "s.tar", places.Address("memory://out/s.tar")):
+        left = temporary_beside(places.draft(out))
+        left.write_bytes(b"of a killed run")
+        shard = places.Shard(out)
+        shard.add("a.png", png(0), 0)
+        local.sweep([Job("s.tar/a.png", tmp_path / "a.png", places.Member(out, "a.png"))])
+        assert not left.exists()
+        shard.finish()
+        shard.drop()
+    assert memory.cat_file("/out/s.tar") == (tmp_path / "s.tar").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tar"]
+
+
 def test_plan_is_walked_anew_each_time(tmp_path: Path) -> None:
     jobs = plan([folder_of(tmp_path / "in", 3)], None)
     assert isinstance(jobs, Plan)

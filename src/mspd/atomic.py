@@ -9,6 +9,8 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
+from mspd.locks import lock
+
 _PREFIX = len(".mspd-01234567-")
 
 
@@ -18,14 +20,16 @@ def temporary_beside(out: Path) -> Path:
 
 
 def sweep(outs: Iterable[Path]) -> None:
-    """Remove what killed processes left of their attempts at these files, and nothing of any other."""
+    """Remove what killed processes left of their attempts at these files, and nothing of any other; what a living one
+    has locked stays."""
     prefixes = defaultdict[Path, set[str]](set)
     for out in outs:
         prefixes[out.parent].add(_prefix(out))
     for folder, known in prefixes.items():
         for leftover in folder.glob(".mspd-*.tmp"):
-            if leftover.name[:_PREFIX] in known:
-                leftover.unlink(missing_ok=True)
+            if leftover.name[:_PREFIX] in known and _free(leftover):
+                with suppress(OSError):
+                    leftover.unlink()
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -73,6 +77,14 @@ def replace(temporary: Path, out: Path) -> None:
     with suppress(FileNotFoundError):
         temporary.chmod(stat.S_IMODE(out.stat().st_mode))
     os.replace(temporary, out)
+
+
+def _free(path: Path) -> bool:
+    try:
+        with path.open("ab", buffering=0) as file:
+            return lock(file)
+    except OSError:  # no locks here
+        return True
 
 
 def _prefix(out: Path) -> str:

@@ -1,17 +1,21 @@
 """One process at a time writes a file."""
 
 import sys
-from io import FileIO
+from typing import BinaryIO
 
 
-def lock(file: FileIO) -> bool:
+def lock(file: BinaryIO) -> bool:
     """Keep other processes from this file until it is closed; False when one of them has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
+            at = file.tell()
             file.seek(2**40)  # locked bytes cannot be read by others: take one beyond the end
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            finally:
+                file.seek(at)
         else:
             import fcntl
 

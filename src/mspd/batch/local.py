@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mspd import atomic, images
-from mspd.batch.places import Member, Place, Shard, absolute, content, exists, fingerprint, load, save, written
+from mspd.batch.places import Member, Place, Shard, absolute, content, draft, exists, fingerprint, load, save, written
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
 from mspd.errors import ImageError, MspdError
@@ -55,7 +55,7 @@ class Options:
 
 def sweep(jobs: Iterable[Job]) -> None:
     """Remove temporary files that a killed process left beside the outputs of these jobs."""
-    outputs = (job.output.shard if isinstance(job.output, Member) else job.output for job in jobs)
+    outputs = (draft(job.output.shard) if isinstance(job.output, Member) else job.output for job in jobs)
     atomic.sweep(output for output in outputs if isinstance(output, Path))
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +22,7 @@ from typing import IO, Any
 from mspd import images
 from mspd.atomic import publish, temporary_beside
 from mspd.errors import ImageError, MspdError, UsageError, first_line, printable
+from mspd.locks import lock
 
 
 @dataclass(frozen=True)
@@ -288,26 +289,37 @@ def save(picture: images.Picture, pixels: images.Pixels, out: Place, *, eps: flo
         _make_folder(out.parent)
         return images.save(picture, pixels, out, eps=eps, quality=quality)
     data, check = images.encode(picture, pixels, str(out), eps=eps, quality=quality)
+    _put(out, lambda fs, path: fs.pipe_file(path, data))
+    return check
+
+
+def _put(out: Address, put: Callable[[Any, str], object]) -> None:
+    """Have `put` write an object where there is none yet."""
     with _one_line(out):
         fs, path = store_of(out)
         if fs.exists(path):
             raise FileExistsError(path)
         fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        fs.pipe_file(path, data)
-    return check
+        put(fs, path)
+
+
+def draft(out: Place) -> Path:
+    """What a shard's temporary file lies beside: the shard, or for an address a name where temporary files are."""
+    return out if isinstance(out, Path) else Path(tempfile.gettempdir(), out.url.replace("/", "-"))
 
 
 class Shard:
-    """A tar being written; it appears at `out` when `finish` returns, and never when it is `drop`ped instead."""
+    """A tar being written; it appears at `out` when `finish` returns, and never when it is only `drop`ped."""
 
     def __init__(self, out: Place) -> None:
         self.out = out
-        if isinstance(out, Path):
-            _make_folder(out.parent)
-            self.path = temporary_beside(out)
-        else:
-            self.path = Path(tempfile.mkdtemp(prefix="mspd-")) / out.name
-        self.tar = tarfile.open(self.path, "w")  # noqa: SIM115
+        _make_folder(draft(out).parent)
+        self.path = temporary_beside(draft(out))
+        mode = 0o666 if isinstance(out, Path) else 0o600
+        self.file = open(self.path, "xb", opener=lambda path, flags: os.open(path, flags, mode))  # noqa: SIM115
+        with suppress(OSError):  # where there are no locks, it does without
+            lock(self.file)
+        self.tar = tarfile.open(fileobj=self.file, mode="w")  # noqa: SIM115
 
     def add(self, name: str, data: bytes, mtime: float) -> None:
         entry = tarfile.TarInfo(name)
@@ -315,26 +327,20 @@ class Shard:
         self.tar.addfile(entry, io.BytesIO(data))
 
     def finish(self) -> None:
-        try:
+        self.tar.close()
+        self.file.flush()
+        if isinstance(self.out, Path):
             with _one_line(self.out):
-                self.tar.close()
-                if isinstance(self.out, Path):
-                    publish(self.path, self.out)
-                else:
-                    fs, path = store_of(self.out)
-                    if fs.exists(path):
-                        raise FileExistsError(path)
-                    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                    fs.put_file(str(self.path), path)
-        finally:
-            self.drop()
+                publish(self.path, self.out)
+        else:
+            _put(self.out, lambda fs, path: fs.put_file(str(self.path), path))
 
     def drop(self) -> None:
-        self.tar.close()
-        self.path.unlink(missing_ok=True)
-        if not isinstance(self.out, Path):
-            with suppress(OSError):
-                self.path.parent.rmdir()
+        """Let go of the temporary file."""
+        with suppress(OSError):  # the disk may be full
+            self.file.close()
+        with suppress(OSError):
+            self.path.unlink()
 
 
 def key_of(name: str) -> str:
