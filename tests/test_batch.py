@@ -586,3 +586,38 @@ def test_a_report_does_not_vouch_for_a_file_in_another_working_folder(
         f"out/a.png.png: already exists, and is not the copy of {original} as it is now; choose another output or "
         "remove it first"
     )
+
+
+def test_folders_and_outputs_without_access_are_rows(
+    protector: Protector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bad.png").unlink()
+    jobs, report = plan([folder], tmp_path / "out"), tmp_path / "r.jsonl"
+    closed, scan, look = folder / "deep" / "er", os.scandir, Path.exists
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    def exists(path: Path) -> bool:
+        if path.name == "a.png.png":
+            raise PermissionError(13, "Permission denied")
+        return look(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        rows = {row["id"]: row for row in run(protector, jobs, report=report, seed=0)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a.png": "done",
+        "deep/b.JPG": "done",
+        "deep/er": "failed",
+    }
+    assert rows["deep/er"]["error"] == f"{closed}: cannot be listed (Permission denied)"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", exists)
+        rows = {row["id"]: row for row in run(protector, jobs, report=report, seed=0)}
+    ends = {"a.png": "failed", "deep/b.JPG": "skipped", "deep/er/c d é.bmp": "done"}
+    assert {name: row["status"] for name, row in rows.items()} == ends
+    assert rows["a.png"]["error"] == f"{tmp_path / 'out' / 'a.png.png'}: Permission denied"
+    assert {row["status"] for row in run(protector, jobs, report=report, seed=0)} == {"skipped"}

@@ -86,6 +86,14 @@ def test_same_bytes_and_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.Monk
         assert files(out) == files(tmp_path / "local")
 
 
+def test_output_whose_name_is_too_long_is_a_row(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / ("x" * 249 + ".png")).write_bytes(SAMPLES["k/0.png"])
+    (tmp_path / "out").mkdir()
+    (row,) = run(Protector(tiny), plan([tmp_path / "in"], tmp_path / "out"), report=None, seed=0, engine="ray")
+    assert row["error"].endswith("x.png.png: File name too long")
+
+
 def test_a_killed_worker_loses_nothing(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
 ) -> None:

@@ -34,7 +34,8 @@ FAILURES = (MspdError, OSError, MemoryError)
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier run left of a job: its row when there is nothing to do, or that it was started."""
+    """What an earlier run left of a job: its row when there is nothing to do (or no way to tell), or that it was
+    started."""
 
     row: Row | None = None
     started: bool = False
@@ -84,7 +85,7 @@ class _Item:
         return self.row is not None or self.error is not None
 
 
-def _failed(job: Job, error: Exception) -> Row:
+def failed(job: Job, error: Exception) -> Row:
     return {"id": job.id, "status": "failed", "error": _line(job, error)}
 
 
@@ -274,7 +275,7 @@ class _Pipeline:
             item.pixels = picture.pixels[:, :, 0].size
             item.view = self.protector.view(picture.pixels)
         except FAILURES as error:
-            self._end(item, _failed(job, error))
+            self._end(item, failed(job, error))
 
     def _take(self, item: _Item, picture: images.Picture) -> None:
         if self.options.strip_gps:
@@ -299,7 +300,7 @@ class _Pipeline:
                 for item in items:
                     yield from self._compute([item])
                 return
-            self._end(items[0], _failed(items[0].job, error))
+            self._end(items[0], failed(items[0].job, error))
             self._release(items[0])
 
     # ------------------------------------------------------------ writing
@@ -309,7 +310,7 @@ class _Pipeline:
             try:
                 row = self._write_one(item, perturbation)
             except FAILURES as error:
-                row = _failed(item.job, error)
+                row = failed(item.job, error)
             self._end(item, row)
         except BaseException as error:
             item.error = error
@@ -349,9 +350,16 @@ class _Pipeline:
             self.changed.notify_all()
 
 
-def refusal(job: Job) -> Row:
+def refusal(job: Job, known: Known) -> Row | None:
     """The row of a job with a problem, or at whose output there is something that no earlier run made."""
-    return _failed(job, ImageError(job.problem) if job.problem else _taken(job))
+    try:
+        if job.problem:
+            raise ImageError(job.problem)
+        if not known.started and exists(job.output):
+            raise _taken(job)
+    except FAILURES as error:
+        return failed(job, error)
+    return None
 
 
 def _check_copy(item: _Item) -> None:

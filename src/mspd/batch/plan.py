@@ -160,13 +160,13 @@ class Plan:
         if _real(folder) == _real(root):
             raise UsageError(f"{folder}: is the output folder, too; choose another one")
         empty = True
-        for parts in _pictures(folder, (), _real(root)):
+        for parts, problem in _pictures(folder, (), _real(root)):
             empty = False
             source, output = folder, root
-            for part in parts[:-1]:
+            for part in parts:
                 source, output = source / part, output / part
-            source, output = source / parts[-1], output / (parts[-1] + self.suffix)
-            yield Job(str(Path(*parts)) if self._alone else str(source), source, output)
+            output = output if problem else _with_name(output, output.name + self.suffix)
+            yield Job(str(Path(*parts)) if self._alone else str(source), source, output, problem)
         if empty:
             raise UsageError(f"{folder}: no pictures in this folder (looking for {_LOOKED_FOR})")
 
@@ -224,16 +224,22 @@ def _real(where: Place) -> Place:
     return where.resolve() if isinstance(where, Path) else Address(where.url.rstrip("/"))
 
 
-def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tuple[str, ...]]:
-    """The pictures under a folder in order, as parts of their paths, without those in `root`, where copies go."""
-    for name, is_dir in listing(folder):
+def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The pictures under a folder in order, as parts of their paths, without those in `root`, where copies go; and each
+    folder that cannot be listed, with a line of why."""
+    try:
+        entries = listing(folder)
+    except ImageError as error:
+        yield parts, str(error)
+        return
+    for name, is_dir in entries:
         if is_dir:
             if _real(folder / name) == root:
                 _refuse_originals(folder / name)
             else:
                 yield from _pictures(folder / name, (*parts, name), root)
         elif images.is_picture(name):
-            yield (*parts, name)
+            yield (*parts, name), ""
 
 
 def _refuse_originals(root: Place) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from mspd.batch import local
 from mspd.batch.local import Known, Look, Options, Record
-from mspd.batch.places import Member, exists, extra
+from mspd.batch.places import Member, extra
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
 from mspd.protector import Protector
@@ -59,8 +59,8 @@ def protect(
         if task.row is not None:
             yield task.row
             continue
-        if job.problem or (not task.started and exists(job.output)):
-            row = local.refusal(job)
+        row = local.refusal(job, task)
+        if row is not None:
             record(row)
             yield row
             continue

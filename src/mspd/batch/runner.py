@@ -76,10 +76,13 @@ def _look(job: Job, log: Journal) -> Known:
     """What the report knows of a job; one that it does not know is noted as started."""
     row = log.get(job.id)
     status = row.get("status")
-    if status == "done" and exists(job.output):
-        if row["source"] != absolute(job.source) or row["output"] != absolute(job.output) or _changed(job, row):
-            return Known(started=True)  # moved, changed, or another of that name: the same bytes will tell
-        return Known({**row, "status": "skipped"})
+    try:
+        if status == "done" and exists(job.output):
+            if row["source"] != absolute(job.source) or row["output"] != absolute(job.output) or _changed(job, row):
+                return Known(started=True)  # moved, changed, or another of that name: the same bytes will tell
+            return Known({**row, "status": "skipped"})
+    except local.FAILURES as error:
+        return Known(local.failed(job, error))  # not on record, where it is still done
     if status != "started":
         log.append({"id": job.id, "status": "started"})
     return Known(started=status is not None)
