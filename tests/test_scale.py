@@ -386,6 +386,20 @@ def test_what_failed_in_a_finished_shard_is_tried_again(protector: Protector, tm
     assert rows[2]["error"] == f"{out / 's.tar'}: {why}"
 
 
+def test_more_or_fewer_sources_with_the_report_of_before(protector: Protector, tmp_path: Path) -> None:
+    folders = [folder_of(tmp_path / "one", 1), folder_of(tmp_path / "two", 2)]
+    (tmp_path / "two" / "00.png").unlink()
+    shards = [tar(tmp_path / "s.tar", SAMPLES), tar(tmp_path / "t.tar", {"a.png": png(0)})]
+    for (first, second), count in ((folders, 1), (shards, 4)):
+        jobs = [plan(sources, tmp_path / f"{first.name}.out") for sources in ([first], [first, second], [first])]
+        rows = [list(run(protector, job, report=job.report, seed=0)) for job in jobs]
+        assert [[row["id"] for row in call] for call in rows] == [[one.id for one in job] for job in jobs]
+        found = [[row["status"] for row in call] for call in rows]
+        assert found[0].count("done") == min(count, 3)
+        assert found[1] == [status.replace("done", "skipped") for status in found[0]] + ["done"]
+        assert found[2] == found[1][:-1]
+
+
 def test_two_shards_of_one_name(tmp_path: Path) -> None:
     for folder in ("train", "val"):
         (tmp_path / folder).mkdir()

@@ -16,12 +16,14 @@ _LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
 @dataclass(frozen=True)
 class Job:
     """One picture: its name in the report, where it is, where its protected copy goes. `problem` is what the walk found
-    wrong with it, or with a whole shard: a line that becomes its failed row."""
+    wrong with it, or with a whole shard: a line that becomes its failed row. `other` is its name in the report of a
+    call with its source alone where this one has several, or the other way round."""
 
     id: str
     source: Spot
     output: Spot
     problem: str = ""
+    other: str = ""
 
 
 def beside(folder: Place, ending: str) -> Place:
@@ -141,6 +143,10 @@ class Plan:
     def _alone(self) -> bool:
         return len(self.sources) == 1
 
+    def _names(self, within: str, whole: str) -> tuple[str, str]:
+        """A picture's name in the report, and that which it has in a call with more sources or with its own alone."""
+        return (within, whole) if self._alone else (whole, within)
+
     def _file(self, source: Place) -> Place:
         out = self.out
         if out is None:
@@ -166,7 +172,8 @@ class Plan:
             for part in parts:
                 source, output = source / part, output / part
             output = output if problem else _with_name(output, output.name + self.suffix)
-            yield Job(str(Path(*parts)) if self._alone else str(source), source, output, problem)
+            name, other = self._names(str(Path(*parts)), str(source))
+            yield Job(name, source, output, problem, other)
         if empty:
             raise UsageError(f"{folder}: no pictures in this folder (looking for {_LOOKED_FOR})")
 
@@ -182,7 +189,7 @@ class Plan:
         out = self._shard_output(shard)
         if _real(out) == _real(shard):
             raise UsageError(f"{shard}: is the output, too; choose another one")
-        name = shard.name if self._alone else str(shard)
+        name, other = self._names(shard.name, str(shard))
         try:
             samples = list(_samples(shard))  # all, before the first: nothing of a cut shard is protected
         except ImageError as error:
@@ -204,8 +211,8 @@ class Plan:
                 wrong = apart if key in seen else f"a picture of two endings ({picture.name[len(key) :]}); leave one"
             keys |= {key} if pictures else set()
             problem = f"{printable(shard)}/{printable(key)}: {wrong}" if wrong else ""
-            own = f" at byte {picture.offset}" if again or lost else ""
-            yield Job(f"{name}/{picture.name}{own}", source, Member(out, key + self.suffix), problem)
+            own = f"/{picture.name}" + (f" at byte {picture.offset}" if again or lost else "")
+            yield Job(name + own, source, Member(out, key + self.suffix), problem, other + own)
         if empty:
             raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
 

@@ -57,7 +57,7 @@ def run(
     log = Journal(report, {**protector.identity(), **settings, "version": VERSION})
     try:
         if log.unfinished:
-            local.sweep(job for job in jobs if job.id in log.unfinished)
+            local.sweep(job for job in jobs if log.unfinished & {job.id, job.other})
         rows = chosen(protector, jobs, lambda job: _look(job, log), log.append, options)
         try:
             for row in rows:
@@ -74,13 +74,13 @@ def run(
 
 def _look(job: Job, log: Journal) -> Known:
     """What the report knows of a job; one that it does not know is noted as started."""
-    row = log.get(job.id)
+    row = log.get(job.id) or log.get(job.other)
     status = row.get("status")
     try:
         if status == "done" and exists(job.output):
             if row["source"] != absolute(job.source) or row["output"] != absolute(job.output) or _changed(job, row):
                 return Known(started=True)  # moved, changed, or another of that name: the same bytes will tell
-            return Known({**row, "status": "skipped"})
+            return Known({**row, "id": job.id, "status": "skipped"})
     except local.FAILURES as error:
         return Known(local.failed(job, error))  # not on record, where it is still done
     if status != "started":
