@@ -307,6 +307,10 @@ def test_addresses_that_lead_nowhere(protector: Protector, memory: Any, tmp_path
         plan(["memory://no/*.png"], None)
     with pytest.raises(UsageError, match=r"^nosuch://a: "):
         plan(["nosuch://a"], None)
+    with pytest.raises(UsageError, match=r"^nosuch://b/x: "):
+        plan([folder_of(tmp_path / "in", 2)], "nosuch://b/x")
+    found = plan([f"file://{tmp_path}/in/*.png"], tmp_path / "out")
+    assert [job.source for job in found] == [tmp_path / "in" / "00.png", tmp_path / "in" / "01.png"]
 
 
 def test_without_the_extra(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +402,18 @@ def test_more_or_fewer_sources_with_the_report_of_before(protector: Protector, t
         assert found[0].count("done") == min(count, 3)
         assert found[1] == [status.replace("done", "skipped") for status in found[0]] + ["done"]
         assert found[2] == found[1][:-1]
+
+
+def test_what_macos_puts_beside_files_is_passed_over(protector: Protector, tmp_path: Path) -> None:
+    samples = {"._a.cls": b"x", "a.cls": b"1", "._a.png": b"x", "a.png": png(0), ".b.png": png(1)}
+    source = tar(tmp_path / "s.tar", samples)
+    rows = list(run(protector, plan([source], tmp_path / "out.tar"), report=None, seed=0))
+    assert [row["status"] for row in rows] == ["done", "failed"]
+    dot = "a picture whose name begins with a dot, and so has no key; give it another one"
+    assert rows[1]["error"] == f"{source}/.b.png: {dot}"
+    assert set(untar(tmp_path / "out.tar")) == {"a.cls", "a.png"}
+    (folder_of(tmp_path / "in", 1) / "._00.png").write_bytes(b"x")
+    assert [job.id for job in plan([tmp_path / "in"], None)] == ["00.png"]
 
 
 def test_two_shards_of_one_name(tmp_path: Path) -> None:

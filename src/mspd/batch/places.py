@@ -101,11 +101,12 @@ def _one_line(where: object) -> Iterator[None]:
 
 
 def store_of(address: Address) -> tuple[Any, str]:
-    """The fsspec file system of an address and the path in it. UsageError when its driver is not installed."""
+    """The fsspec file system of an address and the path in it. UsageError when its driver is not installed, or raises
+    anything."""
     fsspec = extra("fsspec")
     try:
         fs, path = fsspec.core.url_to_fs(address.url)
-    except (ImportError, ValueError) as error:
+    except Exception as error:
         raise UsageError(f"{address}: {first_line(error)}") from error
     return fs, path
 
@@ -191,7 +192,7 @@ def matches(pattern: Address) -> list[Place]:
     """The addresses that a pattern with `*` stands for, in order."""
     with _one_line(pattern):
         fs, path = store_of(pattern)
-        return [Address(fs.unstrip_protocol(name)) for name in sorted(fs.glob(path))]
+        return [place(fs.unstrip_protocol(name)) for name in sorted(fs.glob(path))]
 
 
 def members(shard: Place) -> Iterator[Member]:

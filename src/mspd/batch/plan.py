@@ -7,7 +7,19 @@ from hashlib import blake2b
 from pathlib import Path, PurePath
 
 from mspd import images
-from mspd.batch.places import Address, Member, Place, Spot, is_folder, key_of, listing, matches, members, place
+from mspd.batch.places import (
+    Address,
+    Member,
+    Place,
+    Spot,
+    is_folder,
+    key_of,
+    listing,
+    matches,
+    members,
+    place,
+    store_of,
+)
 from mspd.errors import ImageError, UsageError, printable
 
 _LOOKED_FOR = ", ".join(images.SUFFIXES) + " and others"
@@ -45,12 +57,15 @@ def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str |
     as they are. An address (`s3://...`) may contain `*`.
     """
     places: list[Place] = []
-    for source in map(place, sources):
-        found = matches(source) if isinstance(source, Address) and "*" in source.url else [source]
+    for source in sources:
+        pattern = isinstance(source, str) and "://" in source and "*" in source
+        found = matches(Address(str(source))) if pattern else [place(source)]
         if not found:
             raise UsageError(f"{source}: matches nothing; check the address")
         places += found
     target = None if out is None else place(out)
+    if isinstance(target, Address):
+        store_of(target)  # whose driver may be missing
     jobs = Plan(tuple(places), target, suffix)
     single = len(places) == 1 and not is_folder(places[0])
     if not single and isinstance(target, Path) and target.is_file():
@@ -208,7 +223,9 @@ class Plan:
             wrong = _wrong(key, [m.name[len(key) :] for m in pictures], again)
             if lost:
                 apart = "its picture lies elsewhere in the shard; put the files of a sample side by side"
-                wrong = apart if key in seen else f"a picture of two endings ({picture.name[len(key) :]}); leave one"
+                dot = "a picture whose name begins with a dot, and so has no key; give it another one"
+                two = f"a picture of two endings ({picture.name[len(key) :]}); leave one"
+                wrong = apart if key in seen else dot if key == picture.name else two
             keys |= {key} if pictures else set()
             problem = f"{printable(shard)}/{printable(key)}: {wrong}" if wrong else ""
             own = f"/{picture.name}" + (f" at byte {picture.offset}" if again or lost else "")
@@ -245,8 +262,13 @@ def _pictures(folder: Place, parts: tuple[str, ...], root: Place) -> Iterator[tu
                 _refuse_originals(folder / name)
             else:
                 yield from _pictures(folder / name, (*parts, name), root)
-        elif images.is_picture(name):
+        elif images.is_picture(name) and not _apple_double(name):
             yield (*parts, name), ""
+
+
+def _apple_double(name: str) -> bool:
+    """Whether this is what macOS puts beside a file, with its name after `._` but nothing of its content."""
+    return PurePath(name).name.startswith("._")
 
 
 def _refuse_originals(root: Place) -> None:
@@ -280,6 +302,8 @@ def _seen(key: str, sample: list[Member]) -> list[Member]:
 def _samples(shard: Place) -> Iterator[tuple[str, list[Member]]]:
     key, sample = "", list[Member]()
     for member in members(shard):
+        if _apple_double(member.name):
+            continue
         own = key_of(member.name)
         if sample and own != key:
             yield key, sample
