@@ -613,11 +613,14 @@ def test_folders_and_outputs_without_access_are_rows(
         "deep/b.JPG": "done",
         "deep/er": "failed",
     }
-    assert rows["deep/er"]["error"] == f"{closed}: cannot be listed (Permission denied)"
+    assert rows["deep/er"]["error"] == f"{closed}: cannot be listed (Permission denied); check your access to it"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", exists)
         rows = {row["id"]: row for row in run(protector, jobs, report=report, seed=0)}
     ends = {"a.png": "failed", "deep/b.JPG": "skipped", "deep/er/c d é.bmp": "done"}
     assert {name: row["status"] for name, row in rows.items()} == ends
-    assert rows["a.png"]["error"] == f"{tmp_path / 'out' / 'a.png.png'}: Permission denied"
+    assert (
+        rows["a.png"]["error"]
+        == f"{tmp_path / 'out' / 'a.png.png'}: no permission; change the access rights or choose another place"
+    )
     assert {row["status"] for row in run(protector, jobs, report=report, seed=0)} == {"skipped"}

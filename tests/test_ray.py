@@ -91,7 +91,7 @@ def test_output_whose_name_is_too_long_is_a_row(tiny: str, tmp_path: Path) -> No
     (tmp_path / "in" / ("x" * 249 + ".png")).write_bytes(SAMPLES["k/0.png"])
     (tmp_path / "out").mkdir()
     (row,) = run(Protector(tiny), plan([tmp_path / "in"], tmp_path / "out"), report=None, seed=0, engine="ray")
-    assert row["error"].endswith("x.png.png: File name too long")
+    assert row["error"].endswith("x.png.png: the name is too long; choose a shorter one")
 
 
 def test_a_killed_worker_loses_nothing(

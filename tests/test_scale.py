@@ -617,7 +617,9 @@ def test_shards_that_cannot_be(protector: Protector, tmp_path: Path, monkeypatch
     monkeypatch.setattr(places.Shard, "add", full)
     rows = list(run(protector, plan([source], tmp_path / "out"), report=None, seed=0))
     assert {row["status"] for row in rows} == {"failed"}
-    assert rows[0]["error"] == f"{tmp_path / 'out' / 's.tar'}: No space left on device"
+    assert (
+        rows[0]["error"] == f"{tmp_path / 'out' / 's.tar'}: the disk is full; free some space or choose another place"
+    )
     assert files(tmp_path / "out") == {}
 
 
@@ -633,7 +635,11 @@ def test_shard_for_which_the_disk_is_too_full(protector: Protector, tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [row["status"] for row in rows] == ["failed", "failed", "done", "done", "failed", "done"]
-    assert rows[0]["error"] == rows[1]["error"] == f"{out / 'big.tar'}: File too large"
+    assert (
+        rows[0]["error"]
+        == rows[1]["error"]
+        == f"{out / 'big.tar'}: too large for this file system; choose another place"
+    )
     assert [path.name for path in out.iterdir()] == ["small.tar"]
 
 

@@ -22,6 +22,7 @@ from mspd.batch.places import Member, Place, Shard, absolute, content, draft, ex
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
 from mspd.errors import ImageError, MspdError
+from mspd.images.refusals import NO_MEMORY, reason
 from mspd.protector import Perturbation, Protector
 from mspd.provenance import carries_credentials, with_history, without_gps
 
@@ -86,15 +87,15 @@ class _Item:
 
 
 def failed(job: Job, error: Exception) -> Row:
-    return {"id": job.id, "status": "failed", "error": _line(job, error)}
+    return {"id": job.id, "status": "failed", "error": _line(error, job.source, job.output)}
 
 
-def _line(job: Job, error: Exception) -> str:
+def _line(error: Exception, source: object, output: object) -> str:
     if isinstance(error, MspdError):
         return str(error)
     if isinstance(error, OSError):
-        return f"{job.output}: {error.strerror or error}"
-    return f"{job.source}: too large for the memory; scale it down"
+        return f"{output}: {reason(error)}"
+    return f"{source}: {NO_MEMORY}"
 
 
 def protect(
@@ -155,10 +156,8 @@ def _write_shard(out: Place, items: Iterator[_Item]) -> list[Row]:
             shard.drop()
     if error is None:
         return rows
-    reason = str(error) if isinstance(error, MspdError) else f"{out}: {getattr(error, 'strerror', None) or error}"
-    return [
-        row if row["status"] == "failed" else {"id": row["id"], "status": "failed", "error": reason} for row in rows
-    ]
+    why = _line(error, out, out)
+    return [row if row["status"] == "failed" else {"id": row["id"], "status": "failed", "error": why} for row in rows]
 
 
 class _Pipeline:

@@ -174,7 +174,9 @@ def listing(folder: Place) -> list[tuple[str, bool]]:
                 kinds = ((e.name, e.is_dir(follow_symlinks=False), _is_file(e)) for e in entries)
                 return sorted((name, is_dir) for name, is_dir, is_file in kinds if is_dir or is_file)
         except OSError as error:
-            raise ImageError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+            raise ImageError(
+                f"{folder}: cannot be listed ({error.strerror or error}); check your access to it"
+            ) from error
     with _one_line(folder):
         fs, path = store_of(folder)
         found = [e for e in fs.ls(path, detail=True) if e["name"] != path]  # S3's mark of an empty folder
@@ -331,8 +333,7 @@ class Shard:
         self.tar.close()
         self.file.flush()
         if isinstance(self.out, Path):
-            with _one_line(self.out):
-                publish(self.path, self.out)
+            publish(self.path, self.out)
         else:
             _put(self.out, lambda fs, path: fs.put_file(str(self.path), path))
 
