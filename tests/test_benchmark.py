@@ -771,7 +771,7 @@ class Half(nn.Module):
         return logits
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated", "ignore:The .grad attribute of a Tensor that is not")
 def test_models_that_flatten_by_a_view_and_answer_in_bfloat16(measure: Callable[..., Summary]) -> None:
     model = Half().eval()
     scripted = torch.jit.script(model)
@@ -811,7 +811,10 @@ def test_devices_and_types(measure: Callable[..., Summary]) -> None:
         (lambda x, y: ((x * 255).byte(), y), "x is torch.uint8: pass floats in [0, 1]"),
         (lambda x, y: (x, y.float()), "y is torch.float32"),
         (lambda x, y: (x, y[:7]), "y is torch.int64 of shape (7,)"),
-        (lambda x, y: (x, torch.where(torch.arange(len(y)) == 7, 9, y)), "label 9 is outside target linear's 4 classes"),
+        (
+            lambda x, y: (x, torch.where(torch.arange(len(y)) == 7, 9, y)),
+            "label 9 is outside target linear's 4 classes",
+        ),
         (lambda x, y: (x, y - 1), "label -1 is outside target linear's 4 classes"),
     ],
 )
@@ -1373,7 +1376,7 @@ def test_adapters_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
             Broken(""), torch.rand(1, 3, 16, 16), torch.tensor([0]), eps=EPS, generator=0
         )
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    with pytest.raises(UsageError, match="this attack needs foolbox: pip install foolbox"):
+    with pytest.raises(UsageError, match="this needs foolbox: pip install foolbox"):
         from_foolbox(FakeFoolbox())(
             Broken(""), torch.rand(1, 3, 16, 16), torch.tensor([0]), eps=EPS, generator=torch.Generator()
         )

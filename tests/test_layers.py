@@ -10,9 +10,9 @@ from mspd import images
 ROOT = Path(mspd.__file__).parent
 #: from top to bottom; a name covers a module or a whole folder
 ROOMS = (
-    "errors", "locks", "atomic", "ball", "objectives", "guard", "smoothing", "metrics", "images", "data", "models",
-    "defenses", "attacks", "purifiers", "adapters", "reversion", "evaluation", "presets", "protector", "verify",
-    "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
+    "errors", "extras", "locks", "atomic", "ball", "objectives", "guard", "smoothing", "metrics", "images", "data",
+    "models", "defenses", "attacks", "purifiers", "adapters", "reversion", "evaluation", "presets", "protector",
+    "verify", "provenance", "export", "benchmark", "training", "batch", "pipelines", "web", "cli",
 )  # fmt: skip
 
 

@@ -164,6 +164,7 @@ def test_unsure_of_a_picture_the_backbones_own_reading_is_the_label(tiny: str, s
     for index, found in enumerate(mixed.perturb(x)):
         aim = int(wanted[index].argmax()) if soft_labels else int(wanted[index])
         assert found.label == mixed.classes[aim]
+        assert found.named_by == ("backbone" if unsure[index] else "classifier")
         assert found.confidence == pytest.approx(float(probabilities[index, aim]), abs=1e-6)
 
 

@@ -473,6 +473,6 @@ def test_missing_library_is_one_line(
     pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"the plots need matplotlib: pip install 'mspd\[bench\]'"):
+    with pytest.raises(UsageError, match=r"this needs matplotlib: pip install 'mspd\[bench\]'"):
         reproduce("fig8", pictures, tmp_path / "out", tier="smoke")
     assert not (tmp_path / "out").exists()

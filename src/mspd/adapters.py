@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mspd.ball import check_norm, image_generators, project
 from mspd.errors import UsageError
+from mspd.extras import library
 from mspd.guard import check_generator, eval_mode, seeded
 
 Function = Callable[..., Tensor]
@@ -152,7 +153,7 @@ def _foolbox(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
     attack: Any, made_for: str,
 ) -> Tensor:  # fmt: skip
-    foolbox = _library("foolbox", "foolbox")
+    foolbox = library("foolbox", "foolbox")
     with _foreign(model, _seed(x, generator, norm, made_for), x.device):
         bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         _, clipped, _ = attack(bounded, x, y, epsilons=eps)
@@ -163,7 +164,7 @@ def _art(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str = "Linf", generator: torch.Generator,
     attack: Callable[..., Any], made_for: str, params: Mapping[str, Any],
 ) -> Tensor:  # fmt: skip
-    estimators = _library("art.estimators.classification", "adversarial-robustness-toolbox")
+    estimators = library("art.estimators.classification", "adversarial-robustness-toolbox")
     wanted = {"eps": eps, "norm": torch.inf if norm == "Linf" else 2}
     own = {key: value for key, value in wanted.items() if key in inspect.signature(attack).parameters}
     with _foreign(model, _seed(x, generator, norm, made_for), x.device):
@@ -176,10 +177,3 @@ def _art(
         made = attack(classifier, **own, **params)
         found = torch.as_tensor(made.generate(x.detach().cpu().numpy(), y.cpu().numpy())).to(x)
     return project(found, x, eps, norm)
-
-
-def _library(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"this attack needs {package}: pip install {package}") from error

@@ -605,13 +605,18 @@ def _protection_table(rows: list[dict[str, Any]]) -> None:
         if row["lossy"]:  # single values move further; the limit is on their root mean square
             rms = 0 if row["psnr"] is None else 255 * 10 ** (-row["psnr"] / 20)
             moved = f"rms {rms:.1f} of {LOSSY_MARGIN * row['eps'] * 255:g}"
-        sure = f"{row['confidence']:.0%}" + (" (low)" if row["confidence"] < SURE else "")
+        own = row.get("named_by") == "backbone"
+        sure = f"{row['confidence']:.0%}" + (" (backbone's)" if own else " (low)" if row["confidence"] < SURE else "")
         seconds = "done before" if row["status"] == "skipped" else f"{row['seconds']:.2f}"
         psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
         table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
     _print(table)
     if any(row["confidence"] < SURE for row in done):
         console.print("low: the classifier hardly knows what is in the picture; protection may help little")
+    if any(row.get("named_by") == "backbone" for row in done):
+        console.print(
+            "backbone's: the classifier does not know the picture; the label is what the backbone reads in it"
+        )
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

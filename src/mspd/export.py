@@ -27,6 +27,7 @@ from mspd import images
 from mspd.ball import image_generators
 from mspd.defenses.mcgs import cascade_epochs
 from mspd.errors import MspdError, UsageError
+from mspd.extras import library
 from mspd.models.files import write_atomically
 from mspd.models.view import LONGEST
 from mspd.protector import Protector
@@ -69,11 +70,8 @@ def export_onnx(protector: Protector, folder: str | Path) -> Exported:
     for path in (model, card):
         if path.exists():
             raise UsageError(f"{path}: already exists; choose another folder or remove it first")
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch.onnx needs it)
-    except ImportError as error:
-        raise UsageError("writing ONNX needs onnx, onnxscript and onnxruntime: pip install 'mspd[onnx]'") from error
+    library("onnxscript", "'mspd[onnx]'")  # torch.onnx needs it
+    onnxruntime = library("onnxruntime", "'mspd[onnx]'")
     if protector.device.type != "cpu":
         raise UsageError(f"the defence is traced on the CPU, not on {protector.device}: use device='cpu'")
     with warnings.catch_warnings():

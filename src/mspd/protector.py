@@ -55,13 +55,15 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @dataclass(frozen=True)
 class Protection:
-    """What `protect` did to one file. `linf` in grey levels of the written file, `seconds` of compute, its share of
-    what was computed together, without decoding and encoding."""
+    """What `protect` did to one file. `named_by` says who gave the label that the defence aimed at, the "classifier" or
+    the "backbone" (see `Preset`), `confidence` how sure the classifier is of it; `linf` is in grey levels of the
+    written file, `seconds` of compute, its share of what was computed together, without decoding and encoding."""
 
     source: str
     output: str
     label: str
     confidence: float
+    named_by: str
     eps: float
     linf: int
     ssim: float
@@ -77,12 +79,13 @@ class Protection:
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """What the defence does to one view: `delta` (1, C, h, w) in [0, 1] units on the CPU, the label that it aims at
-    and how sure the classifier is of it; `seconds` is the picture's share of the compute."""
+    """What the defence does to one view: `delta` (1, C, h, w) in [0, 1] units on the CPU, the label that it aims at,
+    how sure the classifier is of it and who named it; `seconds` is the picture's share of the compute."""
 
     delta: Tensor
     label: str
     confidence: float
+    named_by: str
     seconds: float
 
 
@@ -198,9 +201,13 @@ class Protector:
         """The backbone's best class (B,) of views x (B, C, h, w): one call of it."""
         return answer(self.backbone, x, "the backbone").argmax(1)
 
+    def unsure(self, probabilities: Tensor) -> Tensor:
+        """Whether the backbone names the picture, (B,), by the classifier's probabilities (B, K)."""
+        return probabilities.amax(1) < self.settings.own_below
+
     def chosen(self, probabilities: Tensor, y: Tensor, own: Tensor) -> Tensor:
-        """`own` (B,) where the classifier is not sure enough, y (B,) or (B, K) elsewhere."""
-        unsure = probabilities.amax(1) < self.settings.own_below
+        """`own` (B,) where the classifier is `unsure`, y (B,) or (B, K) elsewhere."""
+        unsure = self.unsure(probabilities)
         if y.ndim == 1:
             return torch.where(unsure, own, y)
         return torch.where(unsure[:, None], (torch.arange(y.shape[1], device=y.device) == own[:, None]).to(y), y)
@@ -255,10 +262,11 @@ class Protector:
         deltas = (self.defend(x, y, seed) - x).cpu()
         labels = y if y.ndim == 1 else y.argmax(1)
         confidences = probabilities.gather(1, labels[:, None])[:, 0]
+        unsure = self.unsure(probabilities).tolist()
         seconds = (time.perf_counter() - started) / len(x)
         return [
-            Perturbation(delta[None], self.classes[label], confidence, seconds)
-            for delta, label, confidence in zip(deltas, labels.tolist(), confidences.tolist(), strict=True)
+            Perturbation(delta[None], self.classes[label], confidence, "backbone" if own else "classifier", seconds)
+            for delta, label, confidence, own in zip(deltas, labels.tolist(), confidences.tolist(), unsure, strict=True)
         ]
 
     @memory_errors()
@@ -294,8 +302,8 @@ class Protector:
         """What is told of a written picture."""
         return Protection(
             source=str(source), output=str(output), label=perturbation.label,
-            confidence=round(perturbation.confidence, 4), eps=self.settings.eps, linf=check.linf,
-            ssim=round(check.ssim, 5), psnr=round(check.psnr, 2), lossy=check.lossy, seed=seed,
+            confidence=round(perturbation.confidence, 4), named_by=perturbation.named_by, eps=self.settings.eps,
+            linf=check.linf, ssim=round(check.ssim, 5), psnr=round(check.psnr, 2), lossy=check.lossy, seed=seed,
             seconds=round(perturbation.seconds, 3),
         )  # fmt: skip
 

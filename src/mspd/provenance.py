@@ -16,6 +16,7 @@ from PIL import Image
 
 from mspd import atomic, images
 from mspd.errors import ImageError, UsageError
+from mspd.extras import library
 from mspd.images import Picture
 from mspd.images.refusals import no_warnings
 from mspd.images.xmp import with_event, without_places
@@ -69,10 +70,7 @@ def sign(
     UsageError without the extra, for files that cannot be read or are one, and for credentials that cannot sign;
     ImageError for a format that cannot carry a manifest. Where it raises, `written` is as before.
     """
-    try:
-        import c2pa
-    except ImportError as error:
-        raise UsageError("content credentials need an extra: pip install 'mspd[c2pa]'") from error
+    c2pa = library("c2pa", "'mspd[c2pa]'")
     original, written = Path(original), Path(written).resolve()
     if not carries_credentials(written):
         raise ImageError(f"{written}: {written.suffix} files carry no content credentials; use .png, .jpg or .webp")

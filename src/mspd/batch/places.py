@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 from mspd import images
 from mspd.atomic import publish, temporary_beside
 from mspd.errors import ImageError, MspdError, UsageError, first_line, printable
+from mspd.extras import library
 from mspd.locks import lock
+
+#: what addresses, Parquet and Ray need
+SCALE = "'mspd[scale]'"
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,6 @@ def absolute(where: Spot) -> str:
     return os.path.abspath(where) if isinstance(where, Path) else where.url
 
 
-def extra(module: str) -> ModuleType:
-    """A module of the extra `scale`; UsageError that says how to get it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        name = module.partition(".")[0]
-        raise UsageError(f"{name} is not installed: run pip install 'mspd[scale]'") from error
-
-
 @contextmanager
 def _one_line(where: object) -> Iterator[None]:
     """Turn what a store raises, which may be anything, into one ImageError."""
@@ -103,7 +96,7 @@ def _one_line(where: object) -> Iterator[None]:
 def store_of(address: Address) -> tuple[Any, str]:
     """The fsspec file system of an address and the path in it. UsageError when its driver is not installed, or raises
     anything."""
-    fsspec = extra("fsspec")
+    fsspec = library("fsspec", SCALE)
     try:
         fs, path = fsspec.core.url_to_fs(address.url)
     except Exception as error:

@@ -18,9 +18,10 @@ import torch
 
 from mspd.batch import local
 from mspd.batch.local import Known, Look, Options, Record
-from mspd.batch.places import Member, extra
+from mspd.batch.places import SCALE, Member
 from mspd.batch.plan import Job
 from mspd.batch.report import Row
+from mspd.extras import library
 from mspd.protector import Protector
 
 #: pictures that one worker takes at a time; a shard is always one worker's
@@ -51,7 +52,7 @@ def protect(
     protector: Protector, jobs: Iterable[Job], look: Look, record: Record, options: Options
 ) -> Generator[Row, None, None]:
     """The rows of the jobs as they are ready; as `local.protect`. UsageError when Ray is not installed."""
-    ray, data = extra("ray"), extra("ray.data")
+    ray, data = library("ray", SCALE), library("ray.data", SCALE)
     blocks: list[bytes] = []
     block: list[Job] = []
     for job in jobs:

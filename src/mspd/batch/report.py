@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from mspd import atomic
-from mspd.batch.places import extra
+from mspd.batch.places import SCALE
 from mspd.errors import ImageError, UsageError
+from mspd.extras import library
 from mspd.locks import lock
 from mspd.protector import Protection
 
@@ -51,7 +52,7 @@ class Journal:
         self.settings = settings
         self.journal = path
         if self._parquet:
-            extra("pyarrow.parquet")
+            library("pyarrow.parquet", SCALE)
             self.journal = path.with_name(path.name + ".jsonl")
             if path.exists() and not self.journal.exists():
                 raise UsageError(f"{path}: not a report that can go on (its {self.journal.name} is gone)")
@@ -163,7 +164,7 @@ class Journal:
         self._digests, self._offsets = np.array(digests, np.uint64)[order], np.array(offsets, np.uint64)[order]
 
     def _to_parquet(self, path: Path) -> None:
-        pa, pq = extra("pyarrow"), extra("pyarrow.parquet")
+        pa, pq = library("pyarrow", SCALE), library("pyarrow.parquet", SCALE)
         kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
         columns = {"id": pa.string(), "status": pa.string(), "error": pa.string()}
         columns |= {name: kinds[kind] for name, kind in Protection.__annotations__.items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mspd.data.classes import TABLE, class_folders, label_folders, read_table
 from mspd.errors import ImageError, UsageError
+from mspd.extras import library
 from mspd.images import is_picture
 from mspd.images.metadata import TURNS, find_exif, upright_exif
 
@@ -66,10 +67,7 @@ def class_names(root: str | Path, split: str = "test", *, like: Sequence[str] = 
 
 def _parquet(source: Path) -> Any:
     """The open file; UsageError when it is none, or without pyarrow."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UsageError("reading parquet files needs pyarrow: pip install 'mspd[train]'") from error
+    parquet = library("pyarrow.parquet", "'mspd[train]'")
     try:
         return parquet.ParquetFile(source)
     except (OSError, ValueError) as error:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mspd.models.hub.libraries import library
+from mspd.extras import library
 from mspd.pipelines.pixels import loaded
 from mspd.protector import Protector
 
-Preprocessor: Any = library("art.defences.preprocessor.preprocessor", "pipelines").Preprocessor
+Preprocessor: Any = library("art.defences.preprocessor.preprocessor", "'mspd[pipelines]'").Preprocessor
 
 
 class ArtPreprocessor(Preprocessor):  # type: ignore[misc]

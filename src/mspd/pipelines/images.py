@@ -5,14 +5,15 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mspd.models.hub.libraries import library, torchvision
+from mspd.extras import library
+from mspd.models.hub.libraries import torchvision
 from mspd.pipelines.pixels import loaded, protect_image, protect_tensor
 from mspd.protector import Protector
 
 torchvision("pipelines")
-v2 = library("torchvision.transforms.v2", "pipelines")
+v2 = library("torchvision.transforms.v2", "'mspd[pipelines]'")
 Transform: Any = v2.Transform
-tv_tensors = library("torchvision.tv_tensors", "pipelines")
+tv_tensors = library("torchvision.tv_tensors", "'mspd[pipelines]'")
 
 
 class ProtectImages(Transform):  # type: ignore[misc]

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from mspd.data.sets import CIFAR10
 from mspd.errors import UsageError, WeightsError
+from mspd.extras import library
 from mspd.models.common import Enlarge, Normalize, Stats
 from mspd.models.files import CONFIG, WEIGHT_FILE, load_weights, read_card, read_json
 from mspd.models.hub import checkpoints
-from mspd.models.hub.libraries import library, timm, torchvision
+from mspd.models.hub.libraries import timm, torchvision
 from mspd.models.hub.networks import NETWORKS
 from mspd.models.hub.published import PUBLISHED, Published
 
@@ -249,7 +250,7 @@ def _of_hub(name: str) -> Source | Path:
 
 def _from_hub(name: str, repository: str, file: str, revision: str | None) -> Path:
     """A file of a repository, out of the library's cache if it is there."""
-    hub = library("huggingface_hub")
+    hub = library("huggingface_hub", "'mspd[hub]'")
     try:
         path = Path(hub.hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # of many kinds, those of its HTTP client among them

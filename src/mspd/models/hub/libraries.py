@@ -1,23 +1,13 @@
 """The libraries of the extra `mspd[hub]`, imported when they are asked for."""
 
-from importlib import import_module
 from typing import Any
 
 import torch
 
-from mspd.errors import UsageError
+from mspd.extras import library
 
 #: declarations that must live as long as the process
 _DECLARED: list[Any] = []
-
-
-def library(name: str, extra: str = "hub") -> Any:
-    """A module of another library; UsageError that names the extra when it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise UsageError(f"this needs {package}: pip install 'mspd[{extra}]' ({error})") from error
 
 
 def torchvision(extra: str = "hub") -> Any:
@@ -27,7 +17,7 @@ def torchvision(extra: str = "hub") -> Any:
     all that is missing). Nothing is done where torchvision imports by itself.
     """
     try:
-        return library("torchvision", extra)
+        return library("torchvision", f"'mspd[{extra}]'")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error) or _DECLARED:
             raise
@@ -35,10 +25,10 @@ def torchvision(extra: str = "hub") -> Any:
         for operator in ("nms", "qnms"):
             declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _DECLARED.append(declared)
-        return library("torchvision", extra)
+        return library("torchvision", f"'mspd[{extra}]'")
 
 
 def timm() -> Any:
     """timm, which imports torchvision."""
     torchvision()
-    return library("timm")
+    return library("timm", "'mspd[hub]'")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mspd.errors import UsageError
+from mspd.extras import library
 
 #: a perturbation is shown this many times as strong, around grey
 GAIN = 8
@@ -16,21 +16,15 @@ GAIN = 8
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
-def library() -> Any:
-    """matplotlib's pyplot, drawing into files; UsageError when it is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UsageError("the plots need matplotlib: pip install 'mspd[bench]'") from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot as pyplot
-
-    return pyplot
+def pyplot() -> Any:
+    """matplotlib's, drawing into files; UsageError when it is not installed."""
+    library("matplotlib", "'mspd[bench]'").use("agg")
+    return library("matplotlib.pyplot", "'mspd[bench]'")
 
 
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
-    library().close(figure)
+    pyplot().close(figure)
 
 
 Interval = tuple[float, float, float]
@@ -42,7 +36,7 @@ def gains(series: Mapping[str, Mapping[str, Interval | None]], title: str, path:
     points = {name: {place: v for place, v in places.items() if v is not None} for name, places in series.items()}
     points = {name: measured for name, measured in points.items() if measured}
     places = [place for place in next(iter(series.values())) if any(place in measured for measured in points.values())]
-    figure, axes = library().subplots(figsize=(7, 0.9 + 0.7 * len(places)))
+    figure, axes = pyplot().subplots(figsize=(7, 0.9 + 0.7 * len(places)))
     for index, (name, measured) in enumerate(points.items()):
         rows = [places.index(place) + (index - (len(points) - 1) / 2) * 0.13 for place in measured]
         middle, low, high = (100 * torch.tensor(values) for values in zip(*measured.values(), strict=True))
@@ -58,7 +52,7 @@ def gains(series: Mapping[str, Mapping[str, Interval | None]], title: str, path:
 
 def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, path: Path) -> None:
     """A panel for each quantity, a line of (x, y) for each name, x in logarithms."""
-    figure, axes = library().subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
+    figure, axes = pyplot().subplots(1, len(panels), figsize=(5 * len(panels), 3.4), squeeze=False)
     for panel, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for index, (name, points) in enumerate(lines.items()):
             style = ("-", "--", "-.", ":")[index % 4]
@@ -78,7 +72,7 @@ def pictures(columns: Mapping[str, Tensor], reference: Tensor, path: Path) -> No
     `reference`, its difference, GAIN times as strong around grey."""
     count = len(next(iter(columns.values())))
     size = (1.15 * len(columns), 2.4 * count)
-    figure, axes = library().subplots(2 * count, len(columns), figsize=size, squeeze=False)
+    figure, axes = pyplot().subplots(2 * count, len(columns), figsize=size, squeeze=False)
     for panel in axes.flat:
         panel.set_axis_off()
     for index, (name, stack) in enumerate(columns.items()):

@@ -55,7 +55,7 @@ def reproduce(
     out = Path(out)
     plot = getattr(item, "plot", None)
     if plot is not None:
-        importlib.import_module("mspd.benchmark.papers.mspd.plots").library()
+        importlib.import_module("mspd.benchmark.papers.mspd.plots").pyplot()
     n = max(chosen.n, chosen.n_wide, chosen.n_strong)
     pictures = image_set(data, chosen.preset.size, n, card_of(chosen.preset.classifier)["classes"])
     study = Study(chosen, pictures, out, device, first)
