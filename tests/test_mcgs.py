@@ -223,6 +223,7 @@ def test_rows_are_bounded_whatever_n_samples() -> None:
 def test_last_bits_do_not_depend_on_the_place_in_a_call(n: int) -> None:
     """With two threads an image's gradients are the same to the bit wherever it stands among the images of a call."""
     model, threads = load_model("prn18-cifar10"), torch.get_num_threads()
+    assert not any(parameter.requires_grad for parameter in prepare(model.requires_grad_(True)).parameters())
     rows = compute_rows(n, 32, 32, torch.device("cpu"))
     z = torch.rand(n, 3, 32, 32, generator=g()).repeat(max(1, rows // n), 1, 1, 1)
     torch.set_num_threads(2)

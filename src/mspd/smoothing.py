@@ -95,7 +95,10 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
         return model
     check_module(model)
     try:
-        net = copy.deepcopy(model).eval()
+        with torch.no_grad():  # what a scripted module copies would have a graph
+            net = copy.deepcopy(model).eval()
+        for parameter in net.parameters():  # nor can it freeze all at once
+            parameter.requires_grad_(False)
     except Exception as error:  # a module of foreign code can refuse in any way
         raise InputError(
             f"the model cannot be copied ({first_line(error)}): pass one that copy.deepcopy takes"
@@ -105,10 +108,7 @@ def prepare(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Modul
         for name, module in list(net.named_modules()):
             if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 _replace(net, name, Affine(module))
-    prepared = Prepared(net, dtype).eval()
-    for parameter in prepared.parameters():  # a scripted module cannot freeze them all at once
-        parameter.requires_grad_(False)
-    return prepared
+    return Prepared(net, dtype).eval()
 
 
 def _traceable(module: nn.Module) -> bool:

@@ -144,10 +144,6 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
     sources = {}
     for name, model in grid.backbones.items():
         check_model(model, x, aims, f"backbone {name}")
-        right, counted = _count_right(grid, model, f"backbone {name}")
-        if counted >= FEW and wilson(right, counted, z=3.0)[0] <= 1 / len(grid.protector.classes):
-            line = f"backbone {name} reads {right / counted:.1%} of the images right, hardly more than chance"
-            warnings.warn(f"{line}: are its classes in the order of the classifier's?", stacklevel=2)
     for name, target in grid.targets.items():
         model = target.target if isinstance(target, Purified) else target
         check_mode(model, f"target {name}")
@@ -164,6 +160,11 @@ def _guard(grid: Grid, bfloat16: bool) -> dict[str, nn.Module]:
         sources[name] = source
         right, counted = _count_right(grid, model, f"target {name}")
         check_accuracy(right / counted, wilson(right, counted, z=3.0), classes, f"target {name}", grid.stated[name])
+    for name, model in grid.backbones.items():
+        right, counted = _count_right(grid, model, f"backbone {name}")
+        if counted >= FEW and wilson(right, counted, z=3.0)[0] <= 1 / len(grid.protector.classes):
+            line = f"backbone {name} reads {right / counted:.1%} of the images right, hardly more than chance"
+            warnings.warn(f"{line}: are its classes in the order of the classifier's?", stacklevel=2)
     return sources
 
 
