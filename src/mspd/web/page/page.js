@@ -109,11 +109,12 @@ class Picture {
   }
 
   done(copy) {
-    const { label, confidence, linf, eps, ssim } = this.report;
+    const { label, confidence, named_by: namer, linf, eps, ssim } = this.report;
     this.copy = copy;
     this.become("done");
     const sure = `${Math.round(100 * confidence)}\u00a0% sure`;
-    this.say(confidence < 0.5 ? `Recognised with little certainty: ${label}, ${sure}` : `Recognised: ${label}, ${sure}`);
+    const recognised = confidence < 0.5 ? "Recognised with little certainty" : "Recognised";
+    this.say(namer === "backbone" ? `Not recognised; protected as: ${label}` : `${recognised}: ${label}, ${sure}`);
     const budget = Math.round(eps * 255);
     this.part(".facts").textContent =
       `No pixel moved by more than ${linf} of 255 (budget ${budget}), checked in the finished file. ` +
