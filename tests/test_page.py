@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import re
 import shutil
 import tempfile
 import threading
