@@ -34,7 +34,7 @@ def main() -> None:
     test = load(options.data, "test", size=preset.size, limit=options.n)
     for index, image in enumerate(test.images):
         pixels = image.permute(1, 2, 0).numpy()
-        label, _ = verifier.label(pixels)
+        label = verifier.label(pixels)[0]
         signs = levels * rng.choice([-1, 1], pixels.shape)
         copies = {
             "plain copy": pixels,

@@ -138,6 +138,17 @@ def test_labels_are_the_classifiers_unless_given(small: Protector) -> None:
     assert float((small(x, soft) - small(x)).abs().max()) <= 1.01 / 255
 
 
+def test_verify_names_as_the_defence_does(tiny: str) -> None:
+    """Also with soft labels and a backbone that is not the preset's."""
+    settings = replace(get_preset(tiny), soft_labels=3, own_below=1.1)
+    other = load_model(settings.targets[0])
+    pixels = (images(1, 16)[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)
+    label, confidence, named_by = Verifier(settings, backbone=other).label(pixels)
+    assert label == int(predict(other, to_tensor(pixels)))
+    assert named_by == "backbone"
+    assert confidence == pytest.approx(float(Protector(settings).probabilities(to_tensor(pixels))[0, label]), abs=1e-6)
+
+
 def test_verify_needs_targets(tiny: str) -> None:
     with pytest.raises(UsageError, match="has no targets to verify on"):
         Verifier(replace(get_preset(tiny), targets=()))

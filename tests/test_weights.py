@@ -84,7 +84,7 @@ def test_verify_tells_protection_from_noise(data: Path) -> None:
         pixels = image.permute(1, 2, 0).numpy()
         noisy = np.clip(pixels + 8 * rng.choice([-1, 1], pixels.shape), 0, 255).astype(np.uint8)
         copies = {"plain": pixels, "noise": noisy, "protected": verifier.protector.protect_pixels(pixels)[0]}
-        label, _ = verifier.label(pixels)
+        label = verifier.label(pixels)[0]
         chance = verifier.chance(pixels, noisy, label)  # no protection of this budget differs by more
         limits = {"plain": LEAST, "noise": chance, "protected": chance}
         before, *after = (
@@ -111,7 +111,7 @@ def test_the_example_holds_where_it_broke(call: Call, tmp_path: Path) -> None:
     assert "bee" in out
     verifier = Verifier("photo")
     before, after = images.read(BEE).pixels, images.read(tmp_path / "bee.png").pixels
-    label, confidence = verifier.label(before)
+    label, confidence, _ = verifier.label(before)
     assert verifier.classes["rn18-photo"][label] == "bee"
     assert confidence > 0.8
     for target in ("rn18-photo", "convnext-photo"):

@@ -181,6 +181,10 @@ def verify(
     original: Annotated[Path, typer.Argument(help="The picture as it was.", readable=False)],
     protected: Annotated[Path, typer.Argument(help="Its protected copy.", readable=False)],
     preset: PresetOption = "photo",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Of the protection, if not the preset's: a name or a .safetensors file."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attack.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: DeviceOption = "auto",
@@ -190,13 +194,14 @@ def verify(
 
     with _progress() as progress:
         task = progress.add_task("attacking", total=None)
-        result = Verifier(preset, device=device)(
+        result = Verifier(preset, backbone=backbone, device=device)(
             original, protected, seed=seed, progress=lambda done, of: progress.update(task, completed=done, total=of)
         )
     if as_json:
         print(json.dumps(result.row(), indent=2))
         return
-    console.print(f"label: {result.label} ({result.confidence:.0%} sure)")
+    own = "; the backbone's reading" if result.named_by == "backbone" else ""
+    console.print(f"label: {result.label} ({result.confidence:.0%} sure{own})")
     for target in result.targets:
         names = ("version", "reads, not attacked", "breaks at", "2/255", "4/255", "8/255")
         table = _table(*names, title=f"target {target.target}")
@@ -236,7 +241,8 @@ def revert(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the attacker.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Take a protection back, as a test: protect again, subtract. Whoever has the backbone can do this."""
+    """Take a protection back, as a test: name the protected picture, protect it again, subtract. Whoever has the
+    backbone can do this."""
     import numpy as np
 
     from mspd.batch import plan
@@ -611,7 +617,7 @@ def _protection_table(rows: list[dict[str, Any]]) -> None:
         psnr = "inf" if row["psnr"] is None else f"{row['psnr']:.1f}"
         table.add_row(row["id"], row["label"], sure, moved, f"{row['ssim']:.3f}", psnr, seconds)
     _print(table)
-    if any(row["confidence"] < SURE for row in done):
+    if any(row["confidence"] < SURE and row.get("named_by") != "backbone" for row in done):
         console.print("low: the classifier hardly knows what is in the picture; protection may help little")
     if any(row.get("named_by") == "backbone" for row in done):
         console.print(

@@ -30,7 +30,7 @@ from mspd.errors import MspdError, UsageError
 from mspd.extras import library
 from mspd.models.files import write_atomically
 from mspd.models.view import LONGEST
-from mspd.protector import Protector
+from mspd.protector import Protector, likeliest
 from mspd.smoothing import input_gradient, walk
 
 #: an export that gives another 8-bit value in a larger share of the checked pixels is an error
@@ -90,7 +90,8 @@ def export_onnx(protector: Protector, folder: str | Path) -> Exported:
     s = protector.settings
     described = {
         "preset": s.name, "size": s.size, "longest": LONGEST, "eps": s.eps, "n_samples": s.n_samples,
-        "classes": protector.classes, "weights": protector.checksums, "bytes": len(data),
+        "own_below": s.own_below, "classes": protector.classes, "weights": protector.checksums,
+        "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "checked": {"pictures": result.pictures, "pixels": result.pixels, "differing": result.differing},
     }  # fmt: skip
@@ -136,7 +137,7 @@ def defence(protector: Protector) -> Callable[[Tensor, Tensor, Tensor], tuple[Te
             y = protector.labels(probabilities)
             if protector.settings.own_below:
                 y = protector.chosen(probabilities, y, protector.own(image))
-            label = y if y.ndim == 1 else y.argmax(1)
+            label = likeliest(y)
             if y.ndim == 1:  # as probabilities: the backward pass then has no scatter
                 y = (torch.arange(probabilities.shape[1]) == y[:, None]).float()
         budget = cast(float, eps)  # a scalar tensor does all that they do with a number

@@ -145,7 +145,7 @@ class Protector:
         x = torch.full((1, 3, self.settings.size, self.settings.size), 0.5, device=self.device)
         with torch.no_grad(), eval_mode(backbone):
             logits = answer(backbone, x, "the backbone")
-        check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device))
+        check_logits(logits, torch.zeros(1, dtype=torch.int64, device=self.device), "the backbone")
         count = logits.shape[1]
         if count != len(self.classes):
             name = self.settings.classifier
@@ -161,7 +161,10 @@ class Protector:
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result of a picture, with the checksums of the weights."""
         own = [] if self.module is None else [checksum(self.backbone, self.module)]
-        return {**asdict(self.settings), "weights": [*self.checksums, *own]}
+        settings = asdict(self.settings)
+        if self.settings.own_below == 0:
+            del settings["own_below"]  # as in reports of before there was such a setting
+        return {**settings, "weights": [*self.checksums, *own]}
 
     def probabilities(self, x: Tensor) -> Tensor:
         """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], at the classifier's size."""
@@ -204,6 +207,10 @@ class Protector:
     def unsure(self, probabilities: Tensor) -> Tensor:
         """Whether the backbone names the picture, (B,), by the classifier's probabilities (B, K)."""
         return probabilities.amax(1) < self.settings.own_below
+
+    def namers(self, probabilities: Tensor) -> list[str]:
+        """Who names each picture: "classifier" or "backbone"."""
+        return ["backbone" if unsure else "classifier" for unsure in self.unsure(probabilities).tolist()]
 
     def chosen(self, probabilities: Tensor, y: Tensor, own: Tensor) -> Tensor:
         """`own` (B,) where the classifier is `unsure`, y (B,) or (B, K) elsewhere."""
@@ -260,13 +267,14 @@ class Protector:
         x = x.to(self.device)
         y, probabilities = self.aims(x)
         deltas = (self.defend(x, y, seed) - x).cpu()
-        labels = y if y.ndim == 1 else y.argmax(1)
+        labels = likeliest(y)
         confidences = probabilities.gather(1, labels[:, None])[:, 0]
-        unsure = self.unsure(probabilities).tolist()
         seconds = (time.perf_counter() - started) / len(x)
         return [
-            Perturbation(delta[None], self.classes[label], confidence, "backbone" if own else "classifier", seconds)
-            for delta, label, confidence, own in zip(deltas, labels.tolist(), confidences.tolist(), unsure, strict=True)
+            Perturbation(delta[None], self.classes[label], confidence, namer, seconds)
+            for delta, label, confidence, namer in zip(
+                deltas, labels.tolist(), confidences.tolist(), self.namers(probabilities), strict=True
+            )
         ]
 
     @memory_errors()
@@ -314,6 +322,11 @@ class Protector:
         pixels, perturbation = self._protected(picture.pixels, seed)
         data, check = images.encode(picture, pixels, name, eps=self.settings.eps, quality=quality)
         return data, self.protection(picture.path, name, perturbation, check, seed)
+
+
+def likeliest(y: Tensor) -> Tensor:
+    """The classes (B,) of labels (B,) or probabilities (B, K)."""
+    return y if y.ndim == 1 else y.argmax(1)
 
 
 def _check_budget(eps: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mspd import images
 from mspd.attacks.common import logits_of
@@ -20,7 +20,7 @@ from mspd.guard import check_seed
 from mspd.models import card_of, load_model
 from mspd.objectives import margin
 from mspd.presets import Preset, get_preset
-from mspd.protector import Protector
+from mspd.protector import Protector, likeliest
 from mspd.purifiers.jpeg import LONGEST_SIDE, recoded
 from mspd.smoothing import prepare
 
@@ -60,15 +60,17 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class Verification:
-    """`gain` is the mean growth of the attacked margin; the verdict is "helps" where it is above `chance`, which random
-    noise as strong hardly reaches, else "no effect". `gain_jpeg` and `gain_half` are the gain after recompression.
-    `remark` is what has to be said beside it: that the files hardly are a picture and its copy; beside "helps", that no
-    target reads the label, or none under attack."""
+    """`label` is what the defence aimed at and `confidence` how sure the classifier is of it; `named_by` as in
+    `Protection`. `gain` is the mean growth of the attacked margin; the verdict is "helps" where it is above `chance`,
+    which random noise as strong hardly reaches, else "no effect". `gain_jpeg` and `gain_half` are the gain after
+    recompression. `remark` is what has to be said beside it: that the files hardly are a picture and its copy; beside
+    "helps", that no target reads the label, or none under attack."""
 
     original: str
     protected: str
     label: str
     confidence: float
+    named_by: str
     linf: int
     verdict: str
     gain: float
@@ -103,22 +105,29 @@ def remark(label: str, targets: list[TargetResult]) -> str:
 
 
 class Verifier:
-    """The classifier that names the label, and the preset's unseen robust targets, loaded once."""
+    """What names the label, and the preset's unseen robust targets, loaded once. `backbone` as in `Protector`: that of
+    the protection, which names what the classifier is not sure of."""
 
-    def __init__(self, preset: str | Preset = "photo", *, device: str = "auto") -> None:
+    def __init__(
+        self,
+        preset: str | Preset = "photo",
+        *,
+        backbone: str | Path | nn.Module | None = None,
+        device: str = "auto",
+    ) -> None:
         self.preset = get_preset(preset)
         if not self.preset.targets:
             raise UsageError(f"preset {self.preset.name} has no targets to verify on: name some in its targets")
-        self.protector = Protector(self.preset, device=device)
+        self.protector = Protector(self.preset, backbone=backbone, device=device)
         names = self.preset.targets
         self.classes = {name: card_of(name)["classes"] for name in names}
         self.targets = {name: prepare(load_model(name, self.protector.device)) for name in names}
 
-    def label(self, pixels: NDArray[np.uint8]) -> tuple[int, float]:
-        """The class that a defence of pixels (H, W, C) aims at, and how sure the classifier is of it."""
+    def label(self, pixels: NDArray[np.uint8]) -> tuple[int, float, str]:
+        """The class that a defence of pixels (H, W, C) aims at, how sure the classifier is of it, and who named it."""
         y, probabilities = self.protector.aims(self._view(pixels))
-        label = int(y[0])
-        return label, float(probabilities[0, label])
+        label = int(likeliest(y))
+        return label, float(probabilities[0, label]), self.protector.namers(probabilities)[0]
 
     def attacked_margin(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> float:
         """The label's lead over the next class, in logits of `target`, under PGD-20 at the preset's eps."""
@@ -199,7 +208,7 @@ class Verifier:
             raise ImageError(f"{original.path}: {line}")
         if before.shape[2] != after.shape[2]:
             before, after = (np.repeat(p, 3, 2) if p.shape[2] == 1 else p for p in (before, after))
-        label, confidence = self.label(before)
+        label, confidence, named_by = self.label(before)
         pairs = ((before, after), (recoded(before, JPEG), recoded(after, JPEG)), (half(before), half(after)))
         versions = [pixels for pair in pairs for pixels in pair]
         results: list[TargetResult] = []
@@ -226,7 +235,7 @@ class Verifier:
             )
         return Verification(
             original=str(original.path), protected=str(protected.path), label=name, confidence=round(confidence, 4),
-            linf=int(difference.max()), verdict=found, gain=round(gains[0], 3),
+            named_by=named_by, linf=int(difference.max()), verdict=found, gain=round(gains[0], 3),
             gain_jpeg=round(gains[1], 3), gain_half=round(gains[2], 3),
             chance=round(chance, 3), remark=said, targets=results,
         )  # fmt: skip
@@ -237,6 +246,7 @@ def verify(
     protected: str | Path,
     *,
     preset: str | Preset = "photo",
+    backbone: str | Path | nn.Module | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Verification:
@@ -245,4 +255,4 @@ def verify(
     ImageError for a file that cannot be read, for two of different size, and for one too long for JPEG; two that hardly
     show the same picture get a remark. UsageError for an unknown preset or device.
     """
-    return Verifier(preset, device=device)(original, protected, seed=seed)
+    return Verifier(preset, backbone=backbone, device=device)(original, protected, seed=seed)

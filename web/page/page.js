@@ -93,7 +93,7 @@ function take(files) {
   }
 }
 
-function show({ id, blob, differences, most, height, width, label, sure, defended, took }) {
+function show({ id, blob, differences, most, height, width, label, sure, own, defended, took }) {
   const { item, file } = jobs.get(id);
   const [before, after, difference] = ["before", "after", "difference"].map((name) => item.querySelector(`.${name}`));
   before.src = URL.createObjectURL(file);
@@ -117,7 +117,7 @@ function show({ id, blob, differences, most, height, width, label, sure, defende
   link.download = `${file.name.replace(/\.[^.]*$/, "")}.protected.png`;
   link.setAttribute("aria-label", `Download ${link.download}`);
 
-  const percent = `${Math.round(100 * sure)}\u00a0% sure${sure < 0.5 ? ", which is low" : ""}`;
+  const percent = `${Math.round(100 * sure)}\u00a0% sure${own ? ", named by the backbone" : sure < 0.5 ? ", which is low" : ""}`;
   const seconds = `${(took / 1000).toFixed(1)}\u00a0s`;
   line(item, `Read as ${label} (${percent}). No pixel moved by more than ${most} of 255. ${width}\u00a0×\u00a0${height}, ${seconds}.`);
   item.querySelector("progress").hidden = true;

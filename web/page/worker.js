@@ -124,7 +124,7 @@ async function protect(file, levels, seed, tell) {
   if (most > levels) throw new Problem(`the written picture differs by ${most}/255, more than ${levels}/255: not kept`);
 
   const took = performance.now() - started;
-  return { blob, differences, most, height, width, seed, label: card.classes[label], sure: probabilities[label], defended, took };
+  return { blob, differences, most, height, width, seed, label: card.classes[label], sure: probabilities[label], own: Math.max(...probabilities) < card.own_below, defended, took };
 }
 
 async function read(file, tell) {

@@ -151,7 +151,8 @@ def make_grid(
                 check_classes(classes, card_of(item)["classes"], f"{kind} {name}")
     perceptual = _has_lpips(chosen.size)
     settings = {
-        "preset": {**asdict(chosen), "targets": list(chosen.targets)},
+        "preset": {key: value for key, value in asdict(chosen).items() if key not in ("targets", "own_below")}
+        | {"targets": list(chosen.targets)},
         "classifier": model_identity(chosen.classifier),
         "images": [hashlib.sha256(picture.numpy().tobytes() + str(int(label)).encode()).hexdigest()[:12]
                    for picture, label in zip(pictures.images, pictures.labels, strict=True)],

@@ -119,7 +119,7 @@ class Picture {
     this.part(".facts").textContent =
       `No pixel moved by more than ${linf} of 255 (budget ${budget}), checked in the finished file. ` +
       `Likeness to the original (SSIM) ${ssim.toFixed(3)}.` +
-      (confidence < 0.5 ? " If this name is wrong, the protection helps less." : "");
+      (confidence < 0.5 && namer !== "backbone" ? " If this name is wrong, the protection helps less." : "");
     this.part(".facts").hidden = false;
     const link = this.part(".download");
     if (link.href) URL.revokeObjectURL(link.href);

@@ -183,12 +183,12 @@ class Study:
         }
 
 
-@cache
 def stopped(cell: Cell, count: int, wanted: int) -> str:
     """The line on a cell that has fewer pictures than it should."""
     return f"{cell.defense}{cell.then}, {cell.target}, {cell.attack}: stopped after {count} of {wanted} pictures"
 
 
+@cache
 def _protector(preset: Any, device: str) -> Protector:
     return Protector(preset, device=device)
 
