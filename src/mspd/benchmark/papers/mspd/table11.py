@@ -34,6 +34,7 @@ PAPER = {
     "WideResNet-28-10": (0.2093, 0.04, 95.0, 65.6, (0.36, 0.28, 0.48)),
     "WideResNet-94-16": (0.4838, 0.23, 95.2, 77.3, (0.28, 0.23, 0.45)),
     "PreActResNet-18": (0.4904, 0.02, 95.3, 78.7, (0.27, 0.22, 0.47)),
+    "PreActResNet-18, wider (not the paper's)": (None, None, None, None, ()),
 }
 
 
@@ -92,7 +93,7 @@ def report(found: Found, tier: Tier) -> Report:
         rows.append([
             row, name, number(similarity.get(name), alike, ".4f"), cost_cell(costs, f"{OURS} on {name}", seconds),
             percent(each, "clean", clean), percent(each, "robust", robust),
-            f"{own} / {'/'.join(f'{value:.2f}' for value in loss)}",
+            f"{own} / {'/'.join(f'{value:.2f}' for value in loss) or NOTHING}",
         ])  # fmt: skip
     orderings: list[Ordering] = []
     for row, name in models.items():
