@@ -91,7 +91,7 @@ class Committed(Study):
         other = Committed(table)
         same = {key: more for key, more in other.found.cells.items() if key in self.found.cells}
         if self.join(same, 0, table):
-            self.written["settings"]["benchmark"][f"from {table}"] = other.written["settings"]["benchmark"]
+            self.written["settings"]["benchmark"][f"from {table}"] = f"{table}.json of {other.newest}"
             self.newest = max(self.newest, other.newest)
 
     def join(self, cells: Mapping[tuple[str, Cell], Field], first: int, source: object) -> bool:

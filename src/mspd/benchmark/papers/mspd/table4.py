@@ -1,5 +1,7 @@
 """Table IV: every preemptive defence against AutoAttack, in both norms and both versions."""
 
+from functools import partial
+
 from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import COST, Report, above, cost_cell, percent
 from mspd.benchmark.papers.mspd.study import Run, Study
@@ -38,9 +40,10 @@ def report(found: Found, tier: Tier) -> Report:
         return found.get(tier.target, attack, methods(tier)[row])
 
     costs = found.extras.get("cost", {})
+    shown = partial(percent, of=tier.n_strong)
     rows = [
-        [row, cost_cell(costs, f"{methods(tier)[row]} on {found.backbone}", seconds), percent(get(row), "clean", clean),
-         *(percent(get(row, attack), "robust", value) for attack, value in zip(ATTACKS, robust, strict=True))]
+        [row, cost_cell(costs, f"{methods(tier)[row]} on {found.backbone}", seconds), shown(get(row), "clean", clean),
+         *(shown(get(row, attack), "robust", value) for attack, value in zip(ATTACKS, robust, strict=True))]
         for row, (seconds, clean, *robust) in (IMAGENET if tier.imagenet else PAPER).items()
     ]  # fmt: skip
     orderings = [above("Ours at least 3 points above no defence, Linf", get("Ours"), get("No Pre."), by=3)]

@@ -1,5 +1,7 @@
 """Table VII: forward alone, backward alone, the naive cascade, and ours."""
 
+from functools import partial
+
 from mspd.benchmark.papers.mspd.found import Found
 from mspd.benchmark.papers.mspd.report import COST, Ordering, Report, above, cost_cell, percent, within
 from mspd.benchmark.papers.mspd.study import Run, Study
@@ -36,9 +38,10 @@ def extras(study: Study) -> None:
 def report(found: Found, tier: Tier) -> Report:
     fields = {row: found.get(tier.target, ATTACK, name) for row, name in zip(PAPER, names(tier), strict=True)}
     costs = found.extras.get("cost", {})
+    shown = partial(percent, of=tier.n_strong)
     rows = [
-        [row, cost_cell(costs, f"{name} on {found.backbone}", seconds), percent(fields[row], "clean", clean),
-         percent(fields[row], "robust", robust)]
+        [row, cost_cell(costs, f"{name} on {found.backbone}", seconds), shown(fields[row], "clean", clean),
+         shown(fields[row], "robust", robust)]
         for (row, (seconds, clean, robust)), name in zip(PAPER.items(), names(tier), strict=True)
     ]  # fmt: skip
     unadv, unadv2, bilevel, bilevel2, naive, mine, four = fields.values()

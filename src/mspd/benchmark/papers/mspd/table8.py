@@ -1,5 +1,7 @@
 """Table VIII: A5, the defence by a generator, under our small budget."""
 
+from functools import partial
+
 from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.report import COST, Ordering, Report, above, cost_cell, percent, within
 from mspd.benchmark.papers.mspd.study import Run, Study
@@ -30,9 +32,10 @@ def report(found: Found, tier: Tier) -> Report:
         return found.get(tier.target, attack, NAMES[row])
 
     costs = found.extras.get("cost", {})
+    shown = partial(percent, of=tier.n_strong)
     rows = [
-        [row, cost_cell(costs, f"{NAMES[row]} on {found.backbone}", seconds), percent(get(row), "clean", clean),
-         *(percent(get(row, attack), "robust", value) for attack, value in zip(ATTACKS, robust, strict=True))]
+        [row, cost_cell(costs, f"{NAMES[row]} on {found.backbone}", seconds), shown(get(row), "clean", clean),
+         *(shown(get(row, attack), "robust", value) for attack, value in zip(ATTACKS, robust, strict=True))]
         for row, (seconds, clean, *robust) in PAPER.items()
     ]  # fmt: skip
     orderings: list[Ordering] = []
