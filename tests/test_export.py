@@ -99,7 +99,7 @@ def test_command(
 ) -> None:
     data = (folder / "defense.onnx").read_bytes()
     monkeypatch.setattr(export, "to_onnx", lambda protector: data)
-    monkeypatch.setitem(PRESETS, tiny, replace(protector.settings))
+    monkeypatch.setitem(PRESETS, tiny, protector.settings)
     code, out, err = call("export", "onnx", "--preset", tiny, "-o", tmp_path / "out")
     assert (code, err) == (0, "")
     assert re.search(r"defense.onnx: [\d.]+ MB; of \d+ pixels in 4 checked pictures 0\.\d+% have another", out)

@@ -12,10 +12,8 @@ def surrogate_for(surrogate: nn.Module | str, x: Tensor, y: Tensor, classes: int
     """`surrogate`, loaded onto the device of x where it is a name; InputError where it does not fit images x
     (B, C, H, W), labels y (B,) and the number of the target's `classes`."""
     own = load_model(surrogate, x.device) if isinstance(surrogate, str) else surrogate
-    name, remedy = (
-        surrogate if isinstance(surrogate, str) else "the surrogate",
-        "pass surrogate=, a model with the target's classes",
-    )
+    name = surrogate if isinstance(surrogate, str) else "the surrogate"
+    remedy = "pass surrogate=, a model with the target's classes"
     with eval_mode(own):
         logits = logits_of(own, x[:1])
     try:
