@@ -1,17 +1,17 @@
+import importlib
 import math
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mspd import metrics
-from mspd.errors import InputError, UsageError
+from mspd.errors import InputError, UsageError, WeightsError
 from mspd.metrics import (
     cosine,
     gain_cell,
@@ -26,6 +26,7 @@ from mspd.metrics import (
     ssim,
     wilson,
 )
+from mspd.models.files import load_state
 from mspd.models.hub.libraries import torchvision
 
 
@@ -283,77 +284,58 @@ def test_gradient_similarity_refuses():
 
 
 @pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """An empty cache of torch, and no network kept from before or for after."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+def fresh():
+    """No network kept from before or for after."""
     metrics._lpips_network.cache_clear()
-    yield tmp_path
+    yield
     metrics._lpips_network.cache_clear()
 
 
-class Package(ModuleType):
-    """Stands for the lpips package in these tests: its network is the mean absolute difference."""
-
-    def __init__(self) -> None:
-        super().__init__("lpips")
-        self.seen: list[tuple[float, float]] = []
-
-    def LPIPS(self, *, net: str, verbose: bool) -> nn.Module:  # noqa: N802
-        package = self
-
-        class Network(nn.Module):
-            def forward(self, a: Tensor, b: Tensor) -> Tensor:
-                package.seen.append((float(a.min()), float(a.max())))
-                assert a.shape[1] == 3
-                return (a - b).abs().mean((1, 2, 3), keepdim=True)
-
-        assert (net, verbose) == ("alex", False)
-        return Network()
+def alexnet() -> dict[str, Tensor]:
+    return load_file(metrics._ALEXNET)
 
 
-def test_lpips_without_what_it_needs(home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_lpips_has_the_published_convolutions():
+    """The first values of torchvision's file, as they are printed all over the web."""
+    first = alexnet()["slice1.0.weight"].float()
+    assert first.shape == (64, 3, 11, 11)
+    assert first[0, 0, 0, :3].tolist() == pytest.approx([1.1864e-01, 9.4069e-02, 9.5435e-02], rel=1e-3)
+    assert first[0, 0, 0, -3:].tolist() == pytest.approx([5.5822e-02, 2.1575e-02, 4.9963e-02], rel=1e-3)
+    assert sum(value.numel() for value in alexnet().values()) == 2469696
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 31), (3, 64)])
+def test_lpips_equals_torchmetrics(channels: int, side: int):
+    """Its own network, linear weights and scaling, with the same convolutions."""
+    torchvision()
+    library = importlib.import_module("torchmetrics.functional.image.lpips")
+    network = library._LPIPS(net="alex", pnet_rand=True).eval()
+    load_state(network.net, alexnet())
+    x, ref = pair(50, channels, side, side)
+    state = torch.random.get_rng_state()
+    values = lpips(x, ref)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        expected = network(2 * x.expand(-1, 3, -1, -1) - 1, 2 * ref.expand(-1, 3, -1, -1) - 1).flatten()
+    assert values.shape == (50,)
+    assert bool((values > 1e-5).all())
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-7)
+    assert lpips(x, x).abs().max() == 0
+
+
+def test_lpips_without_what_it_needs(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     x, ref = pair(1, 3, 32, 32)
-    monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(UsageError, match="pip install lpips"):
-        lpips(x, ref)
-    package = Package()
-    monkeypatch.setitem(sys.modules, "lpips", package)
-    asked: list[str] = []
-
-    def offline(url: str, place: str, checksum: str, progress: bool) -> None:
-        asked.extend((url, place, checksum))
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(UsageError) as caught:
-        lpips(x, ref)
-    assert asked == [metrics._ALEXNET, str(home / "checkpoints" / "alexnet-owt-7be5be79.pth"), "7be5be79"]
-    assert "(<urlopen error no network>): fetch https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in str(
-        caught.value
-    )
-    assert str(home / "checkpoints" / "alexnet-owt-7be5be79.pth") in str(caught.value)
-    assert "\n" not in str(caught.value)
-    (home / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"<!doctype html>")
-    with pytest.raises(UsageError, match="not AlexNet's weights, or damaged; fetch https"):
-        lpips(x, ref)
-    assert package.seen == []
     for a, b in ((x[:, :, :30], ref[:, :, :30]), (x, ref[:, :, 1:])):
         with pytest.raises(InputError):
             lpips(a, b)
-
-
-def test_lpips_scales_its_images(home: Path, monkeypatch: pytest.MonkeyPatch):
-    package = Package()
-    monkeypatch.setitem(sys.modules, "lpips", package)
-    monkeypatch.setattr(metrics, "_ALEXNET", "https://example.org/alexnet-e3b0c442.pth")  # as the empty file's sha256
-    (home / "checkpoints").mkdir()
-    (home / "checkpoints" / "alexnet-e3b0c442.pth").touch()
-    x, ref = torch.zeros(60, 1, 31, 33), torch.zeros(60, 1, 31, 33)
-    x[:, :, 0] = 1
-    values = lpips(x, ref)
-    assert values.shape == (60,)
-    assert package.seen == [(-1.0, 1.0)] * 2
-    assert values.tolist() == pytest.approx([2 / 31] * 60)  # twice the difference in [0, 1]
+    damaged = tmp_path / "alexnet.safetensors"
+    damaged.write_bytes(metrics._ALEXNET.read_bytes()[:-1])
+    monkeypatch.setattr(metrics, "_ALEXNET", damaged)
+    with pytest.raises(WeightsError, match="the file is damaged; install mspd again"):
+        lpips(x, ref)
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(UsageError, match=r"this needs lpips: pip install 'mspd\[bench\]'"):
+        lpips(x, ref)
 
 
 @pytest.mark.parametrize("metric", [linf, l2, psnr, ssim])

@@ -4,25 +4,28 @@ Distances and similarities take (B, C, H, W) tensors in [0, 1] of one shape and 
 """
 
 import hashlib
-import importlib
 import math
-import sys
 import warnings
 from functools import cache
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from mspd.errors import InputError, UsageError
+from mspd.errors import InputError, WeightsError
+from mspd.extras import library
 from mspd.guard import check_images, check_labels, eval_mode, no_autocast
+from mspd.models.files import load_state
+from mspd.models.hub.libraries import torchvision
 from mspd.smoothing import compute_rows, input_gradients
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with the data range L = 1
-_ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+#: the convolutions of torchvision's alexnet-owt-7be5be79, under the names that the lpips package has for them
+_ALEXNET = Path(__file__).with_name("alexnet.safetensors")
+_ALEXNET_SHA256 = "48dd607d4c19a42bcc6fc5e2124a2f57b2f5ad23001e3037d81aad902f5d799f"
 _LPIPS_SIDE = 31  # below, AlexNet's second pooling has nothing left to pool
 #: images of one call of LPIPS's network
 _ROWS = 48
@@ -111,8 +114,8 @@ def lpips(x: Tensor, reference: Tensor) -> Tensor:
     """Learned perceptual distance of each image (Zhang et al. 2018): AlexNet, version 0.1, through the lpips package.
 
     Images are passed in [0, 1], as everywhere, and scaled to the network's [-1, 1] here; nothing is resized. Sides of
-    at least 31 pixels. The first call downloads AlexNet's weights (233 MB) to where torchvision keeps them. UsageError
-    when the package is missing or the weights cannot be had: nothing stands in for them.
+    at least 31 pixels. AlexNet's convolutions are torchvision's, in half precision, and come with mspd. UsageError
+    without the package: nothing stands in for it.
     """
     _check_images(x, reference)
     if min(x.shape[2:]) < _LPIPS_SIDE:
@@ -128,25 +131,16 @@ def lpips(x: Tensor, reference: Tensor) -> Tensor:
 
 @cache
 def _lpips_network() -> nn.Module:
-    weights = Path(torch.hub.get_dir()) / "checkpoints" / Path(_ALEXNET).name
-    with warnings.catch_warnings():
+    torchvision("bench")  # first, because the package cannot import it beside every PyTorch
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the package asks torchvision in an older manner
-        try:
-            library = importlib.import_module("lpips")
-        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
-            raise UsageError("LPIPS needs the lpips package and its torchvision: pip install lpips") from error
-        checksum = weights.stem.rpartition("-")[2]  # the first digits, by torch's custom
-        if not weights.is_file():
-            try:
-                weights.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(_ALEXNET, str(weights), checksum, progress=sys.stderr.isatty())
-            except (OSError, HTTPException, RuntimeError) as error:
-                line = f"LPIPS needs AlexNet's weights, once, and they cannot be downloaded ({error})"
-                raise UsageError(f"{line}: fetch {_ALEXNET} by hand and put it at {weights}") from error
-        if not hashlib.sha256(weights.read_bytes()).hexdigest().startswith(checksum):
-            raise UsageError(f"{weights}: not AlexNet's weights, or damaged; fetch {_ALEXNET} again")
-        network: nn.Module = library.LPIPS(net="alex", verbose=False)
-    return network.eval().requires_grad_(False)
+        network = library("lpips", "'mspd[bench]'").LPIPS(net="alex", pnet_rand=True, verbose=False)
+    data = _ALEXNET.read_bytes()
+    if hashlib.sha256(data).hexdigest() != _ALEXNET_SHA256:
+        raise WeightsError(f"{_ALEXNET}: the file is damaged; install mspd again")
+    load_state(network.net, load_tensors(data))
+    ready: nn.Module = network.eval().requires_grad_(False)
+    return ready
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

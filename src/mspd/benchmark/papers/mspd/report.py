@@ -117,7 +117,7 @@ def cost_cell(costs: dict[str, Any], name: str, paper: float | None) -> str:
     return f"{own} / {NOTHING if paper is None else f'{paper:g} s'}"
 
 
-LPIPS = "LPIPS is empty where the lpips package or AlexNet's weights were not there ('mspd.metrics.lpips' says how)."
+LPIPS = "LPIPS is empty where the lpips package was not there (pip install 'mspd[bench]')."
 COST = (
     "Cost: gradient passes of the backbone an image, and the time in units of one such gradient, "
     "measured on 8 pictures at once; the paper has seconds on an A100."
