@@ -3,27 +3,32 @@
     python benchmarks/extend.py measure table6 Bi-Level-100 PGD --data DIR --ids 96 1000 --out RUNS
     python benchmarks/extend.py merge table6 RUNS
     python benchmarks/extend.py merge table7 table6 RUNS
+    python benchmarks/extend.py lpips fig8 --data DIR --out RUNS
 
 `measure` takes the functions and targets of the table's own grid and the test pictures FIRST to LAST - 1, in pieces of
 32; stopped, it goes on with the same call, and two calls may measure two halves of the pictures at once. It begins best
 one piece before the end of what the table has: `merge` adds nothing where a picture that both have was read otherwise.
 What is not defended is always measured too. `merge` also takes what another table has of the same cells, and cells of
 the table's grid that it lacks, from the first picture on. The page, its JSON and its plot are written again.
+
+`lpips` measures LPIPS alone for a table that was made without: the pictures are defended and treated again, without an
+attack, and nothing is written where their SSIM or L2 is not the table's.
 """
 
 import argparse
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from mspd.benchmark import benchmark
-from mspd.benchmark.grid import Cell
+from mspd.benchmark.grid import NONE, Cell
 from mspd.benchmark.papers.mspd.found import Field, Found
 from mspd.benchmark.papers.mspd.reproduce import write_page
 from mspd.benchmark.papers.mspd.study import Run, Study, stopped
@@ -58,6 +63,39 @@ def measure(name: str, defense: str, attack: str, data: Path, ids: tuple[int, in
         defenses={defense: run.defenses[defense]}, targets=list(run.targets), attacks={attack: run.attacks[attack]},
         labels=run.labels,
     )  # fmt: skip
+
+
+def lpips(name: str, data: Path, out: Path) -> None:
+    """The mean LPIPS of the pictures of each cell, into the table."""
+    study = Committed(name)
+    preset, attack = study.tier.preset, "none"
+    for run in importlib.import_module(f"mspd.benchmark.papers.mspd.{name}").runs(study.tier):
+        n = max(len(known) for (_, cell), known in study.found.cells.items() if cell.attack in run.attacks)
+        test = load(data, "test", size=preset.size, limit=n, like=card_of(preset.classifier)["classes"])
+        folder = out / run.labels
+        benchmark(
+            test, folder, preset=preset, defenses=dict(run.defenses), backbones=list(run.backbones) or None,
+            treatments={NONE: NONE, **run.treatments}, targets=[study.tier.target], attacks={attack: unharmed},
+            labels=run.labels,
+        )  # fmt: skip
+        seen = Found(preset.backbone)
+        seen.add(run.labels, read_lines(folder / "rows.jsonl"))
+        for (labels, cell), known in study.found.cells.items():
+            if labels != run.labels or cell.attack not in run.attacks:
+                continue
+            again = seen.cells[labels, replace(cell, target=study.tier.target, attack=attack)].first(len(known))
+            for what in ("ssim", "l2"):
+                if abs(float(getattr(again, what).mean()) - float(getattr(known, what).mean())) > 1e-5:
+                    raise SystemExit(f"{cell}: {what} is not that of {name}.json")
+            study.found.cells[labels, cell] = replace(known, lpips=again.lpips)
+        study.newest = max(study.newest, datetime.now(UTC).date().isoformat())
+    study.written["settings"]["benchmark"]["LPIPS"] = f"python benchmarks/extend.py lpips {name}"
+    print(write_page(name, study))
+
+
+def unharmed(model: nn.Module, x: Tensor, y: Tensor, **_: object) -> Tensor:
+    """No attack."""
+    return x
 
 
 class Committed(Study):
@@ -166,14 +204,20 @@ def main() -> None:
     more.add_argument("--data", type=Path, required=True)
     more.add_argument("--ids", type=int, nargs=2, required=True, metavar=("FIRST", "LAST"))
     more.add_argument("--out", type=Path, required=True)
+    alone = commands.add_parser("lpips")
+    alone.add_argument("table")
+    alone.add_argument("--data", type=Path, required=True)
+    alone.add_argument("--out", type=Path, required=True)
     add = commands.add_parser("merge")
     add.add_argument("table")
     add.add_argument("sources", nargs="+", metavar="RUNS or another table")
     options = parser.parse_args()
     if options.command == "merge":
         merge(options.table, options.sources)
-        return
-    measure(options.table, options.defense, options.attack, options.data, tuple(options.ids), options.out)
+    elif options.command == "lpips":
+        lpips(options.table, options.data, options.out)
+    else:
+        measure(options.table, options.defense, options.attack, options.data, tuple(options.ids), options.out)
 
 
 if __name__ == "__main__":
