@@ -8,7 +8,8 @@ preset. Written to docs/results/photos.md, with photos.png.
 
 Sizes: photos of the preset's classes, protected at full size and then downsized as a site does (shorter side 64,
 Lanczos, centre crop), against the same photos downsized first and protected at native size. Labels: photos of other
-classes, where the prediction to keep is the target's own on the untouched photo. Time: one photo at two sizes, from a
+classes, where the prediction to keep is the target's own on the untouched photo; protected at native size but for the
+last row. Time: one photo at two sizes, from a
 JPEG file to a PNG file, without what Pillow's decoder and encoder take of it.
 """
 
@@ -147,6 +148,8 @@ def main() -> None:
 
     x = torch.cat([downsized(decode(data)) for data, _ in outside])
     protected = {name: Protector(replace(PRESET, **settings))(x) for name, settings in LABELS.items()}
+    whole = (protector.protect_pixels(decode(data))[0] for data, _ in outside)
+    protected["as protect does, at full size, then downsized"] = torch.cat([downsized(pixels) for pixels in whole])
     lines += [f"## Labels ({len(outside)} photos of other classes; the label to keep is the target's own)", ""]
     lines += ["| target | label of the defence | kept without attack | kept under PGD-20 |", "|---|---|---:|---:|"]
     for name, target in targets.items():

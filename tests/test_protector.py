@@ -190,6 +190,27 @@ def test_probabilities(small: Protector) -> None:
     assert torch.allclose(small.probabilities(grey), small.probabilities(grey.expand(-1, 3, -1, -1)), atol=1e-6)
 
 
+def test_a_picture_that_is_not_square_is_read_in_two_ways(tiny: str) -> None:
+    """Whole, and its middle, as targets may get it; a larger one as its view."""
+    protector = Protector(replace(get_preset(tiny), own_below=1.1))
+    x = torch.rand(5, 3, 16, 41, generator=torch.Generator().manual_seed(0))
+    parts = (x, x[:, :, :, 12:28])
+    means = []
+    for name in (protector.settings.classifier, protector.settings.backbone):
+        with torch.no_grad():
+            means.append(sum(load_model(name)(part).softmax(1) for part in parts) / 2)
+    aims, probabilities = protector.aims(x)
+    assert torch.allclose(probabilities, means[0], atol=1e-5)
+    assert torch.equal(aims, means[1].argmax(1))
+    assert torch.equal(protector.probabilities(x[3:4]), probabilities[3:4])
+    large = F.interpolate(x, (32, 82), mode="nearest")
+    seen = F.interpolate(large, (16, 41), mode="bilinear", antialias=True)
+    assert torch.allclose(protector.probabilities(large), protector.probabilities(seen), atol=1e-6)
+    tall = protector.probabilities(x.transpose(2, 3))
+    assert tall.shape == (5, 10)
+    assert not torch.allclose(tall, probabilities, atol=1e-5)
+
+
 def test_soft_labels_keep_the_best_and_sum_to_one(tiny: str) -> None:
     p = torch.tensor([[0.05, 0.4, 0.1, 0.3, 0.15], [0.2, 0.2, 0.2, 0.2, 0.2]])
     assert Protector(tiny).labels(p).tolist() == [1, 0]

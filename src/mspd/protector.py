@@ -29,7 +29,7 @@ from mspd.guard import (
 from mspd.models import card_of, load_model
 from mspd.models.files import checksum
 from mspd.models.registry import HELPERS
-from mspd.models.view import add, down, native_size, view
+from mspd.models.view import add, down, framings, native_size, view
 from mspd.presets import Preset, get_preset
 from mspd.smoothing import compute_rows, in_pieces, prepare
 
@@ -167,17 +167,18 @@ class Protector:
         return {**settings, "weights": [*self.checksums, *own]}
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], at the classifier's size."""
-        size = self.settings.size
+        """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], as `classify` has them of its views."""
+        x = down(x, native_size(x.shape[2], x.shape[3], self.settings.size))
         with torch.no_grad(), eval_mode(self.classifier):
-            rows = compute_rows(1, size, size, self.device)
-            return in_pieces(self.classify, rows, x)
+            return in_pieces(self.classify, compute_rows(1, x.shape[2], x.shape[3], self.device), x)
 
     def classify(self, x: Tensor) -> Tensor:
-        """`probabilities` in one piece: one call of the classifier as it stands."""
-        square = down(x.expand(-1, 3, -1, -1), (self.settings.size,) * 2)
-        logits: Tensor = self.classifier(square)
-        return logits.softmax(1)
+        """The classifier's mean probabilities (B, K) over the `framings` of views x (B, C, h, w), in one piece."""
+        return self._read(self.classifier, x.expand(-1, 3, -1, -1))
+
+    def _read(self, model: nn.Module, x: Tensor) -> Tensor:
+        found = [answer(model, seen).softmax(1) for seen in framings(x, self.settings.size)]
+        return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
     def labels(self, probabilities: Tensor) -> Tensor:
         """The classifier's label: its best class (B,), or with soft labels its best k renormalised, (B, K)."""
@@ -189,8 +190,9 @@ class Protector:
         return kept / kept.sum(1, keepdim=True)
 
     def aims(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the defence aims at for views x (B, C, h, w): `labels`, or what the backbone reads where the classifier
-        is less sure than the preset's `own_below`; and the classifier's probabilities (B, K)."""
+        """What the defence aims at for x (B, C, H, W): `labels`, or what the backbone reads where the classifier is
+        less sure than the preset's `own_below`; and the classifier's probabilities (B, K)."""
+        x = down(x, native_size(x.shape[2], x.shape[3], self.settings.size))
         probabilities = self.probabilities(x)
         y = self.labels(probabilities)
         if self.settings.own_below == 0:
@@ -201,8 +203,8 @@ class Protector:
         return self.chosen(probabilities, y, own), probabilities
 
     def own(self, x: Tensor) -> Tensor:
-        """The backbone's best class (B,) of views x (B, C, h, w): one call of it."""
-        return answer(self.backbone, x, "the backbone").argmax(1)
+        """The backbone's best class (B,) over the `framings` of views x (B, C, h, w), in one piece."""
+        return self._read(self.backbone, x).argmax(1)
 
     def unsure(self, probabilities: Tensor) -> Tensor:
         """Whether the backbone names the picture, (B,), by the classifier's probabilities (B, K)."""
@@ -255,7 +257,7 @@ class Protector:
     def at_once(self, x: Tensor) -> int:
         """How many views of x's size (B, C, h, w) fill the rows of both networks."""
         s = self.settings
-        classified = compute_rows(1, s.size, s.size, self.device)
+        classified = compute_rows(1, x.shape[2], x.shape[3], self.device)
         defended = max(1, compute_rows(s.n_samples, x.shape[2], x.shape[3], self.device) // s.n_samples)
         return math.lcm(classified, defended) if self.device.type == "cpu" else max(classified, defended)
 

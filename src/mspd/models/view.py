@@ -40,6 +40,15 @@ def down(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(there, size=size, mode="bilinear", antialias=True).to(x.device)
 
 
+def framings(x: Tensor, size: int) -> list[Tensor]:
+    """What a classifier may get to see of views x (B, C, h, w) of shorter side `size`: all of it, and its middle
+    square; of a square view nothing else."""
+    if x.shape[2:] == (size, size):
+        return [x]
+    top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
+    return [x, x[:, :, top : top + size, left : left + size]]
+
+
 def add(pixels: NDArray[np.uint8], delta: Tensor, levels: int) -> NDArray[np.uint8]:
     """pixels (H, W, C) plus `delta` (1, C, h, w, in [0, 1] units) enlarged bilinearly; no pixel moves by more than
     `levels` grey levels. Works in strips of rows, so a large picture needs no float copy."""
