@@ -68,7 +68,7 @@ def measure(name: str, defense: str, attack: str, data: Path, ids: tuple[int, in
 def lpips(name: str, data: Path, out: Path) -> None:
     """The mean LPIPS of the pictures of each cell, into the table."""
     study = Committed(name)
-    preset, attack = study.tier.preset, "none"
+    preset, attack = study.tier.preset, "unharmed"
     for run in importlib.import_module(f"mspd.benchmark.papers.mspd.{name}").runs(study.tier):
         n = max(len(known) for (_, cell), known in study.found.cells.items() if cell.attack in run.attacks)
         test = load(data, "test", size=preset.size, limit=n, like=card_of(preset.classifier)["classes"])
