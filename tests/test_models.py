@@ -143,6 +143,18 @@ def test_weights_whose_first_byte_is_a_pickles(low: int, tmp_path: Path) -> None
     load_model(path)
 
 
+def test_card_is_found_and_replaces_no_weights(tmp_path: Path) -> None:
+    arguments = {"num_classes": 2, "depth": 10}
+    card = {"architecture": "wide_resnet", "arguments": arguments, "classes": []}
+    model = build("wide_resnet", arguments)
+    save_model(model, tmp_path / "model.safetensors", card)  # called like the file in a folder of the hub
+    assert load_model(tmp_path / "model.safetensors").training is False
+    assert card_of(tmp_path)["arguments"] == arguments
+    with pytest.raises(UsageError, match=r"a\.json: the weight file must end in \.safetensors"):
+        save_model(model, tmp_path / "a.json", card)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
+
+
 def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")

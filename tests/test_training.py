@@ -278,6 +278,8 @@ def test_place_that_cannot_be_written(pictures: Path, tmp_path: Path, monkeypatc
     ):
         with pytest.raises(WeightsError, match=line):
             train(STANDARD, pictures, place)
+    with pytest.raises(UsageError, match=r"a\.json: the weight file must end in \.safetensors"):
+        train(STANDARD, pictures, tmp_path / "a.json")  # its card's name
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.safetensors"}
 
 

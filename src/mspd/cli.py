@@ -433,6 +433,7 @@ def train(
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model by a recipe. On the pictures of the paper's data sets or on your own."""
+    from mspd.models.files import card_beside, check_suffix
     from mspd.training import get_recipe, list_recipes
     from mspd.training import train as run_training
 
@@ -443,9 +444,8 @@ def train(
     chosen = get_recipe(recipe)
     if data is None or out is None:
         raise UsageError("say which pictures (--data DIR) and which file to write (--out FILE.safetensors)")
-    if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: the weight file must end in .safetensors")
-    for path in (out, out.with_suffix(".json")):
+    check_suffix(out)
+    for path in (out, card_beside(out)):
         if path.exists():
             raise WeightsError(f"{path}: already exists; choose another file or remove it first")
     command = shlex.join(["mspd", *sys.argv[1:]])

@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from mspd import atomic
-from mspd.errors import WeightsError, first_line
+from mspd.errors import UsageError, WeightsError, first_line
 from mspd.models.registry import build
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -56,11 +56,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def save_model(model: nn.Module, path: str | Path, card: dict[str, Any]) -> None:
-    """Write the weights in half precision and the card with their sha256; both replace older files atomically."""
+    """Write the weights in half precision and the card with their sha256; both replace older files atomically.
+    UsageError for a file that does not end in .safetensors."""
     path = Path(path)
+    check_suffix(path)
     data, card = _packed(model, card)
     write_atomically(path, data)
-    write_atomically(path.with_suffix(".json"), _json(card))
+    write_atomically(card_beside(path), _json(card))
 
 
 def save_folder(model: nn.Module, folder: str | Path, card: dict[str, Any]) -> None:
@@ -71,6 +73,17 @@ def save_folder(model: nn.Module, folder: str | Path, card: dict[str, Any]) -> N
     write_atomically(folder / WEIGHT_FILE, data)
     write_atomically(folder / CONFIG, _json(card))
     write_atomically(folder / "README.md", _readme(card).encode())
+
+
+def check_suffix(path: Path) -> None:
+    """UsageError for a weight file of another name, which its card could replace."""
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path}: the weight file must end in .safetensors")
+
+
+def card_beside(path: Path) -> Path:
+    """The card of a weight file: the JSON file of its name, or `config.json` beside a `model.safetensors`."""
+    return path.with_name(CONFIG) if path.name == WEIGHT_FILE else path.with_suffix(".json")
 
 
 def checksum(model: nn.Module, start: str) -> str:
@@ -129,8 +142,8 @@ def _read(path: Path) -> bytes:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The card of a weight file: the JSON file of its name, or `config.json` beside a `model.safetensors`."""
-    card = path.with_name(CONFIG) if path.name == WEIGHT_FILE else path.with_suffix(".json")
+    """What the card of a weight file says; WeightsError where it is missing or malformed."""
+    card = card_beside(path)
     try:
         content = read_json(card)
     except FileNotFoundError as error:

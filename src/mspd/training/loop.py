@@ -29,7 +29,7 @@ from mspd.data.classes import check_classes, difference
 from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.guard import check_counts, check_seed, seeded
 from mspd.models import build, card_of, load_model, save_model
-from mspd.models.files import write_atomically
+from mspd.models.files import check_suffix, write_atomically
 from mspd.models.hub import is_id
 from mspd.presets import PRESETS
 from mspd.protector import pick_device
@@ -202,7 +202,8 @@ def _classifier(recipe: Recipe) -> str | None:
 
 
 def _check_place(path: Path) -> None:
-    """WeightsError where `path` could not be written later; nothing is left there."""
+    """An error where `path` could not be written later; nothing is left there."""
+    check_suffix(path)
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; name a file in it")
     try:
