@@ -19,7 +19,7 @@ import mspd.training.loop as loop
 from mspd import Protector, UsageError
 from mspd.data import ImageSet, load, records
 from mspd.data.classes import check_classes, difference
-from mspd.errors import ImageError, WeightsError
+from mspd.errors import ImageError, MspdError, WeightsError
 from mspd.models import build, card_of, load_model, save_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
@@ -290,6 +290,14 @@ def test_full_disk_at_a_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: cannot be written \(No space left on device\)"):
         train(STANDARD, pictures, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_that_diverges_stops(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        MspdError, match="epoch 1: the loss is no number any more; choose another seed, or other first weights"
+    ):
+        train(replace(STANDARD, lr=1e30), pictures, tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 
 

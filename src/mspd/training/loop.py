@@ -69,7 +69,8 @@ def train(
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
     Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
     `device` is auto, cpu, cuda or mps; what one has begun another can go on with. UsageError for one that is not there,
-    for a seed that is no int from 0 to 2^32 - 1, and for what does not fit the recipe.
+    for a seed that is no int from 0 to 2^32 - 1, and for what does not fit the recipe; MspdError for a training that
+    diverges.
     """
     where = pick_device(device)
     check_seed(seed, 2**32 - 1)
@@ -141,6 +142,9 @@ def train(
                 x = x.to(where).contiguous(memory_format=layout)
                 optimizer.zero_grad(set_to_none=True)
                 total += task.gradient(model, x, index, generator, done)
+                if not math.isfinite(total):
+                    line = f"epoch {epoch + 1}: the loss is no number any more"
+                    raise MspdError(f"{line}; choose another seed, or other first weights")
                 optimizer.step()
                 averaged.update_parameters(model)
                 progress.update(bar, advance=1, note=f"loss {total / (step + 1):.3f}")
