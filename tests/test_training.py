@@ -124,37 +124,37 @@ def test_another_seed_starts_anew(pictures: Path, tmp_path: Path, capsys: pytest
     assert "resuming" not in capsys.readouterr().err
 
 
-def test_other_pictures_start_anew(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A checkpoint of other pictures is not gone on from, though nothing else differs."""
-    other, out = tmp_path / "other", tmp_path / "a.safetensors"
+def test_checkpoint_of_another_call_is_refused(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither gone on from nor lost."""
+    other, out, start = tmp_path / "other", tmp_path / "a.safetensors", tmp_path / "start.safetensors"
     shutil.copytree(pictures, other)
     Image.new("RGB", (16, 16)).save(other / "train" / "cat" / "0.png")
-    train_until_killed(monkeypatch, STANDARD, pictures, out, seed=0)
-    train(STANDARD, other, out)
-    assert "number of epochs or other pictures: starting anew" in capsys.readouterr().err
+    model = build("resnet20", {"width": 4, "num_classes": 10})
+    card = {"architecture": "resnet20", "arguments": {"width": 4, "num_classes": 10}, "classes": list(CLASSES)}
+    save_model(model, start, card)
+    recipe = replace(STANDARD, start=str(start))
+    train_until_killed(monkeypatch, recipe, pictures, out, seed=0)
+    checkpoint = (tmp_path / "a.safetensors.ckpt").read_bytes()
+
+    def refused(recipe: Recipe, data: Path, **options: int) -> None:
+        with pytest.raises(UsageError, match=r"a\.safetensors\.ckpt: belongs to another .*; delete it to start anew"):
+            train(recipe, data, out, **options)  # type: ignore[arg-type]
+        assert (tmp_path / "a.safetensors.ckpt").read_bytes() == checkpoint
+
+    refused(recipe, other)
+    refused(recipe, pictures, seed=1)
+    refused(recipe, pictures, epochs=3)
+    refused(replace(recipe, lr=0.1), pictures)
+    model.get_parameter("head.bias").data += 1
+    save_model(model, start, card)
+    refused(recipe, pictures)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x02nonsense"])
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x02nonsense", b"\x80\x02X\x01\0\0\0\x85."])
 def test_damaged_checkpoint(content: bytes, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors.ckpt").write_bytes(content)
     with pytest.raises(WeightsError, match=r"a\.safetensors\.ckpt: a damaged checkpoint; delete it to start anew"):
         train(STANDARD, pictures, tmp_path / "a.safetensors")
-
-
-def test_checkpoint_of_another_length_is_not_taken_up(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError("no space left")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_model", full)
-        with pytest.raises(OSError, match="no space"):
-            train(STANDARD, pictures, tmp_path / "a.safetensors", epochs=1)
-    train(STANDARD, pictures, tmp_path / "a.safetensors", epochs=2)
-    assert "starting anew" in capsys.readouterr().err
 
 
 def test_other_classes_in_the_test_part(pictures: Path, tmp_path: Path) -> None:

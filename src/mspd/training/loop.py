@@ -7,7 +7,6 @@ pictures in the same order as an unbroken one.
 import hashlib
 import io
 import math
-import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -66,6 +65,7 @@ def train(
     """Train `recipe` on the image set in `data`, write `out` (safetensors) and its card beside it; return the card.
 
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
+    UsageError for one of another call, so that no training is lost.
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
     Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
     `device` is auto, cpu, cuda or mps; what one has begun another can go on with. UsageError for one that is not there,
@@ -111,7 +111,7 @@ def train(
     if recipe.task == "classify" and differ is not None:
         print(f"note: {differ}, so the model cannot be the backbone beside it", file=sys.stderr, flush=True)
     checkpoint = out.with_name(out.name + ".ckpt")
-    settings = f"{recipe}, epochs {epochs}, seed {seed}, pictures {_checksum(training)}"
+    settings = f"{replace(recipe, start=origin)}, epochs {epochs}, seed {seed}, pictures {_checksum(training)}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     count = min(recipe.pictures or len(training), len(training))
     steps = math.ceil(count / recipe.batch_size)
@@ -287,13 +287,14 @@ def _resume(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["settings"] != settings:
-            line = f"{path} belongs to another recipe, seed, number of epochs or other pictures: starting anew"
-            print(line, file=sys.stderr)
-            return 0, 0.0
+            line = f"{path}: belongs to another recipe, seed, number of epochs, start or other pictures"
+            raise UsageError(f"{line}; delete it to start anew, or choose another file")
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-    except (OSError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
+    except MspdError:
+        raise
+    except Exception as error:  # reading a damaged file can fail in any way
         raise WeightsError(f"{path}: a damaged checkpoint; delete it to start anew") from error
     print(f"resuming after epoch {state['epoch']}", file=sys.stderr, flush=True)
     return int(state["epoch"]), float(state["seconds"])
