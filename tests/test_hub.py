@@ -348,6 +348,13 @@ class Evil:
         return (Path("evil").touch, ())
 
 
+class NoTensor:
+    """Asks PyTorch to rebuild a tensor out of a tuple."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (torch._utils._rebuild_tensor_v2, ((1,), 0, (1,), (1,), False, None))
+
+
 def test_files_that_are_refused(
     folder: Path, tiny_network: DMWideResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +378,8 @@ def test_files_that_are_refused(
     refused("not a checkpoint, or damaged")
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[:-1000])
+    refused("not a checkpoint, or damaged")
+    torch.save({"state_dict": NoTensor()}, path)
     refused("not a checkpoint, or damaged")
     torch.save({"epoch": 3}, path)
     refused("no state dict in it")
