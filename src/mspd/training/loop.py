@@ -222,7 +222,7 @@ def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
     """First weights from a loader `module:function`, or from the model of that name: all of them, but for a head of
     other classes. Return what the card says of them."""
     remedy = f"start from a model that recipe {recipe.name} trained, or from none"
-    if ":" in start and not is_id(start):
+    if ":" in start and not is_id(start) and not Path(start).exists():
         loader = find("start", start, {})
         try:
             loader(model)
