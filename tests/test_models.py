@@ -192,8 +192,15 @@ def test_unreadable_file_or_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     save_model(build("wide_resnet", {"num_classes": 2, "depth": 10}), path, {"architecture": "wide_resnet"})
     with pytest.raises(WeightsError, match=r"a\.json: 'arguments' is missing or malformed"):
         card_of(path)
-    card = {**json.loads(path.with_suffix(".json").read_text()), "arguments": {}, "classes": []}
+    card = {**json.loads(path.with_suffix(".json").read_text()), "arguments": {"num_classes": 10**30}, "classes": [1]}
     path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match=r"a\.json: 'classes' is missing or malformed"):
+        card_of(path)
+    card["classes"] = []
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match="'wide_resnet' does not take these arguments") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
 
     def denied(self: Path) -> bytes:
         raise PermissionError(13, "Permission denied")

@@ -150,7 +150,8 @@ def read_card(path: Path) -> dict[str, Any]:
         _refuse_foreign(path, _read(path))
         raise WeightsError(f"{path}: its card {card.name} is missing; keep both files together") from error
     for field, kind in FIELDS.items():
-        if not isinstance(content.get(field), kind):
+        value = content.get(field)
+        if not isinstance(value, kind) or (field == "classes" and not all(isinstance(name, str) for name in value)):
             raise WeightsError(f"{card}: {field!r} is missing or malformed; get the model's files again")
     return content
 

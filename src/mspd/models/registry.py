@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from mspd.errors import WeightsError
+from mspd.errors import WeightsError, first_line
 from mspd.models.convnext import convnext
 from mspd.models.efficientnet import efficientnet_lite0
 from mspd.models.flow import flow
@@ -45,4 +45,6 @@ def build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         return ARCHITECTURES[architecture](**arguments)
     except TypeError as error:
-        raise WeightsError(f"architecture {architecture!r} does not take these arguments ({error})") from error
+        raise WeightsError(
+            f"architecture {architecture!r} does not take these arguments ({first_line(error)})"
+        ) from error
