@@ -101,6 +101,10 @@ def test_files_that_are_no_answers(call: Call, study: tuple[Path, str], tmp_path
         userstudy.score(key, [good, good])
     with pytest.raises(UsageError, match=r"not a study's key\.json"):
         userstudy.score(good, [good])
+    items = [{**item, "method": "PGD"} for item in json.loads(key.read_text())["items"]]
+    (tmp_path / "one.json").write_text(json.dumps({"items": items}))
+    with pytest.raises(UsageError, match=r"one\.json: not a study's key\.json"):
+        userstudy.score(tmp_path / "one.json", [good])
     code, out, _ = call("userstudy", "score", good, "--key", key)
     assert code == 0
     assert "1 participants." in out

@@ -11,7 +11,9 @@ import html
 import io
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +219,8 @@ def _items(key: Path, text: str) -> list[dict[str, Any]]:
         known = {(item["method"], item["condition"], item["id"]) for item in items}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(f"{key}: not a study's key.json") from error
-    right = all(method in METHODS and condition in CONDITIONS for method, condition, _ in known)
-    if not right or len({i for _, _, i in known}) != len(items) or len(items) != 2 * EACH * len(CONDITIONS):
+    cells = Counter((method, condition) for method, condition, _ in known)
+    if cells != Counter([*product(METHODS, CONDITIONS)] * EACH) or len({i for _, _, i in known}) != len(items):
         raise UsageError(f"{key}: not a study's key.json")
     return list(items)
 
