@@ -4,6 +4,7 @@ the cells."""
 import importlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -193,6 +194,18 @@ def test_only_the_first_pictures(
     assert f"`mspd reproduce {name} --tier smoke --first 4 --data DIR -o DIR`" in text
     assert result["command"] == f"mspd reproduce {name} --tier smoke --first 4"
     assert (f"({name}.png)" in text) is (tmp_path / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize(("name", "first"), [("fig6", 1), ("fig8", 1), ("fig9", None), ("lemmas", None)])
+def test_fewer_pictures_than_a_plot_shows(
+    name: str, first: int | None, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "PIECE", 2)
+    x, y = pictures
+    page = reproduce(name, (x[:2], y[:2]), tmp_path, tier="smoke", first=first, device="cpu")
+    assert re.search(r"the first (2 test pictures|test pictures: [12] \()", page.read_text())
+    if hasattr(item(name), "plot"):
+        assert page.with_suffix(".png").exists()
 
 
 @pytest.mark.parametrize("name", ["table11", "fig7", "fig8", "fig9"])

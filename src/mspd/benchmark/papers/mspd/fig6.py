@@ -87,8 +87,9 @@ def attacked(attack: Function, target: str, x: Tensor, y: Tensor, eps: float) ->
 def plot(study: Study, path: Path) -> None:
     """The first pictures that the attack breaks; where it breaks none, the very first."""
     attack = study.found.get(study.tier.target, ATTACK)
-    broken = [] if attack is None else (attack.clean & ~attack.robust).nonzero()[:, 0].tolist()
-    ids = broken[:4] or [0, 1, 2, 3]
+    assert attack is not None
+    broken = (attack.clean & ~attack.robust).nonzero()[:, 0].tolist()
+    ids = broken[:4] or list(range(min(4, len(attack))))
     shown = study.defended(runs(study.tier)[0], OURS, n=max(ids) + 1)
     assert shown is not None
     x = study.originals(max(ids) + 1)[0][ids].cpu()

@@ -69,6 +69,8 @@ def flags(plain: Field | None, defended: Field | None, reverted: Field | None) -
     if plain is None or defended is None or reverted is None:
         return NOTHING
     n = min(map(len, (plain, defended, reverted)))
+    if n < 2:
+        return NOTHING
     plain, defended, reverted = (each.first(n) for each in (plain, defended, reverted))
     pair = (defended.lpips, reverted.lpips)
     known = None if any(bool(v.isnan().any()) for v in pair) else pair

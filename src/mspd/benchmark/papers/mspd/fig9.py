@@ -55,7 +55,7 @@ def report(found: Found, tier: Tier) -> Report:
 def plot(study: Study, path: Path) -> None:
     x, y = study.originals(study.tier.n)
     cars = (y == CAR).nonzero()[:, 0].tolist()
-    ids = [*cars[:2], *(i for i in range(4) if i not in cars[:2])][:3]
+    ids = [*cars[:2], *(i for i in range(len(x)) if i not in cars[:2])][:3]
     columns = {"original": x[ids].cpu()}
     for model in table11.backbones(study.tier).values():
         shown = study.defended(runs(study.tier)[0], OURS, backbone=model)

@@ -122,7 +122,7 @@ def _pictures_of(study: Study) -> str:
     for (_, cell), found in study.found.cells.items():
         sizes.setdefault(cell.attack, set()).add(len(found))
     if not sizes:
-        return f"the first {study.tier.n_strong} test pictures"
+        return f"the first {min(study.tier.n_strong, len(study.data))} test pictures"
     said = ((" to ".join(map(str, sorted({min(n), max(n)}))), attack) for attack, n in sizes.items())
     return "the first test pictures: " + ", ".join(f"{n} ({attack})" for n, attack in said)
 
