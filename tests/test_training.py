@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import struct
@@ -25,7 +26,7 @@ from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.augment import augment
 from mspd.training.classify import evaluate_plain
-from mspd.training.loop import one_cycle
+from mspd.training.loop import memory, one_cycle
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STANDARD = Recipe(
@@ -310,7 +311,7 @@ def test_pictures_of_other_classes_than_the_model_that_is_learned_against(pictur
 
 
 def test_pictures_of_one_colour_are_learned(pictures: Path, tmp_path: Path) -> None:
-    recipe = replace(STANDARD, epochs=12, batch_size=7, cutout=0, average=0.9)
+    recipe = replace(STANDARD, epochs=12, batch_size=7, cutout=0)
     card = train(recipe, pictures, tmp_path / "a.safetensors")
     assert card["clean_acc"] > 0.25  # chance is 0.1
 
@@ -339,6 +340,14 @@ def test_augment_mirrors_half() -> None:
     x = torch.arange(16.0).expand(1000, 1, 16, 16) / 15
     out = augment(x, crop=1, cutout=0, generator=torch.Generator().manual_seed(0))
     assert 0.4 < float((out[:, 0, 8, 12] < out[:, 0, 8, 4]).float().mean()) < 0.6
+
+
+def test_average_does_not_reach_back_to_the_first_weights() -> None:
+    for recipe in map(get_recipe, list_recipes()):
+        steps = math.ceil((recipe.pictures or 50_000) / recipe.batch_size)
+        assert memory(recipe.average, recipe.epochs * steps) == recipe.average  # as the shipped models were trained
+    assert memory(0.998, 60) == pytest.approx(0.95)
+    assert memory(0.998, 1) == 0
 
 
 def test_one_cycle() -> None:

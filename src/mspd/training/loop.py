@@ -102,7 +102,9 @@ def train(
     model.to(where, memory_format=layout)  # type: ignore[call-overload]
     origin = _start(model, recipe, recipe.start) if recipe.start else None
     _freeze(model, recipe)
-    averaging = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+    count = min(recipe.pictures or len(training), len(training))
+    steps = math.ceil(count / recipe.batch_size)
+    averaging = get_ema_multi_avg_fn(memory(recipe.average, epochs * steps))  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
     task = TASKS[recipe.task](recipe, training, where)
     optimizer = task.optimiser(_groups(model, recipe))
@@ -113,8 +115,6 @@ def train(
     checkpoint = out.with_name(out.name + ".ckpt")
     settings = f"{replace(recipe, start=origin)}, epochs {epochs}, seed {seed}, pictures {_checksum(training)}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
-    count = min(recipe.pictures or len(training), len(training))
-    steps = math.ceil(count / recipe.batch_size)
     peak = matmul_rate(where)
     flops = _flops_per_image(model, task, torch.zeros(1, 3, recipe.size, recipe.size, device=where))
     with Progress(
@@ -183,6 +183,12 @@ def train(
 def one_cycle(progress: float, warmup: float) -> float:
     """Learning-rate factor: linear from 0 to 1 during `warmup` (a share of the run), then linear to 0."""
     return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))
+
+
+def memory(average: float, steps: int) -> float:
+    """The decay of the weights' moving average: `average`, or less in a training of few steps, so that it reaches back
+    over a third of them and not to the first weights."""
+    return min(average, max(0.0, 1 - 3 / steps))
 
 
 def matmul_rate(device: torch.device, seconds: float = 0.3) -> float:

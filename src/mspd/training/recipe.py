@@ -19,7 +19,8 @@ class Recipe:
     training, more means adversarial training by `method`: "n-fgsm", or "pgd" or "trades" with `steps` steps. `test_eps`
     is the budget of the PGD-20 accuracy on the card. Classifiers learn by `optimiser` "sgd" or "adamw".
     An epoch goes through all pictures, or through `pictures` of them, drawn anew each time. The first `small_epochs`
-    epochs run at `small_size` pixels (cheaper, about the same result).
+    epochs run at `small_size` pixels (cheaper, about the same result). What is kept is a moving average of the weights,
+    each step's share of which falls by the factor `average` at each later step; in a training of few steps faster.
     `start` names a model whose weights come first, or a loader of them, `package.module:function`, called with the
     model; layers whose name contains one of the words in `frozen` then keep those weights (a frozen BatchNorm keeps
     its statistics, too).
