@@ -513,6 +513,13 @@ def test_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             load_model(name)
 
 
+def test_torchvision_file_with_a_dot_in_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("torchvision")
+    (folder / "shufflenetv2_x0.5-f707e7126e.pth").write_bytes(b"weights")
+    monkeypatch.setattr(checkpoints, "checksum", lambda path: "f707e7126e" + "0" * 54)
+    assert card_of("torchvision:shufflenet_v2_x0_5")["bytes"] == 7
+
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 

@@ -184,7 +184,7 @@ def _of_torchvision(name: str, rest: str) -> Source:
     if tag and tag not in choices.__members__:
         raise UsageError(f"unknown model {name!r}: torchvision's weights of it are {', '.join(choices.__members__)}")
     weights = choices[tag] if tag else choices.DEFAULT
-    published = Path(weights.url).name.partition(".")[0]
+    published = Path(weights.url).stem
     file = checkpoints.obtain(name, (published, rest), weights.url, published.rpartition("-")[2])
     transform = weights.transforms()
     size = transform.crop_size[0]
