@@ -548,6 +548,10 @@ def test_timm(folder: Path) -> None:
         load_model("timm:test_resnet.r160_in1k")
     with pytest.raises(UsageError, match="timm has no model of this name"):
         load_model("timm:resnet_of_nobody")
+    with pytest.raises(
+        UsageError, match="timm:vit_small_patch14_dinov2: no classifier, timm's weights of it tell feat"
+    ):
+        load_model("timm:vit_small_patch14_dinov2")
 
 
 def test_timm_of_one_size_takes_any(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

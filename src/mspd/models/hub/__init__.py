@@ -204,6 +204,8 @@ def _of_timm(name: str, rest: str) -> Source:
     config = timm().get_pretrained_cfg(rest)
     if config is None or not (config.hf_hub_id or config.url):
         raise UsageError(f"unknown model {name!r}: timm has no weights of this name; timm.list_pretrained shows them")
+    if not config.num_classes:
+        raise UsageError(f"{name}: no classifier, timm's weights of it tell features; choose a model with classes")
     file = checkpoints.lying(rest)
     if file is None and config.hf_hub_id:
         file = _from_hub(name, config.hf_hub_id, config.hf_hub_filename or WEIGHT_FILE, None)
