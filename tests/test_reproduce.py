@@ -227,6 +227,20 @@ def test_stopped_call_leaves_a_page_without_extras(
     assert "stopped after 4 of 8 pictures" in text
 
 
+def test_call_stopped_after_the_cells_leaves_a_page(
+    pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(found: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "PIECE", 4)
+    monkeypatch.setattr(item("table15"), "extras", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce("table15", pictures, tmp_path, tier="smoke", first=4, device="cpu")
+    result = json.loads((tmp_path / "table15.json").read_text())
+    assert len(result["cells"]) == len(result["left_out"]) == len(set(result["left_out"])) == 4
+
+
 def test_tables_share_what_is_measured(pictures: tuple[Tensor, Tensor], out: Path, tmp_path: Path) -> None:
     """The cells of Fig. 7 are among Table XVI's."""
     reproduce("table16", pictures, tmp_path, tier="smoke", device="cpu")

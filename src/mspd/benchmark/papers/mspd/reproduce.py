@@ -63,18 +63,18 @@ def reproduce(
     try:
         for run in runs:
             study.measure(run)
+        if study.found.left_out and not study.found.cells:
+            raise UsageError(f"{name}: nothing can be measured: {study.found.left_out[0]}")
+        if hasattr(item, "extras"):
+            item.extras(study)
+        if plot is not None:
+            plot(study, out / f"{_stem(name, chosen)}.png")
     except KeyboardInterrupt:
         for run in runs:
             study.read(run)
         if study.found.cells:
             write_page(name, study)
         raise
-    if study.found.left_out and not study.found.cells:
-        raise UsageError(f"{name}: nothing can be measured: {study.found.left_out[0]}")
-    if hasattr(item, "extras"):
-        item.extras(study)
-    if plot is not None:
-        plot(study, out / f"{_stem(name, chosen)}.png")
     return write_page(name, study)
 
 

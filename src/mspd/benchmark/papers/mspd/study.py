@@ -83,9 +83,8 @@ class Study:
         ]  # fmt: skip
         self.found.add(run.labels, own)
         wanted = min(run.n, len(self.data))
-        self.found.left_out += [
-            stopped(cell, count, wanted) for cell, count in Counter(map(cell_of, own)).items() if count < wanted
-        ]
+        lines = [stopped(cell, count, wanted) for cell, count in Counter(map(cell_of, own)).items() if count < wanted]
+        self.found.left_out += [line for line in lines if line not in self.found.left_out]
 
     def folder(self, run: Run) -> Path:
         """Where the cells of all runs with the same labels are."""
