@@ -636,7 +636,7 @@ def test_pictures_are_turned_as_they_say(tmp_path: Path) -> None:
         load(tmp_path, "test")
 
 
-def test_forms_of_parquet_files(tmp_path: Path) -> None:
+def test_forms_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoded bytes with and without a path around them, names of classes as the hub's tools write them."""
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
@@ -655,6 +655,10 @@ def test_forms_of_parquet_files(tmp_path: Path) -> None:
     assert load(tmp_path).classes == ("cat", "dog")
     write({"image": {"bytes": data}, "label": 0})
     assert len(load(tmp_path)) == 1
+    (tmp_path / "cifar10").mkdir()
+    shutil.copy(tmp_path / "test.parquet", tmp_path / "cifar10")
+    monkeypatch.chdir(tmp_path / "cifar10")
+    assert load(".").classes == load(tmp_path / "cifar10").classes == CLASSES
     good = {"image": data, "label": 0}
     for wrong in ({"image": None, "label": 0}, {"image": data, "label": None}):
         write(good, wrong)

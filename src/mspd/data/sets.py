@@ -62,7 +62,7 @@ def class_names(root: str | Path, split: str = "test", *, like: Sequence[str] = 
     if source.is_dir():
         return label_folders(root, source, split, like)[0]
     named = tuple(name for _, name in read_table(root)) or _names_in(source)
-    return named or (CIFAR10 if re.search(r"cifar-?10(?!0)", root.name.lower()) else ())
+    return named or (CIFAR10 if re.search(r"cifar-?10(?!0)", root.absolute().name.lower()) else ())
 
 
 def _parquet(source: Path) -> Any:
