@@ -426,6 +426,9 @@ def test_recipes() -> None:
         build(recipe.architecture, {**recipe.arguments, **({"num_classes": 3} if recipe.task == "classify" else {})})
     with pytest.raises(UsageError, match="unknown recipe 'x': choose one of "):
         get_recipe("x")
+    for key in ("task", "method", "optimiser"):
+        with pytest.raises(UsageError, match=f"unknown {key} 'adam': choose one of "):
+            replace(STANDARD, **{key: "adam"})
 
 
 # ---------------------------------------------------------------- pictures in class folders

@@ -7,6 +7,13 @@ from typing import Any
 
 from mspd.errors import UsageError
 
+#: what the fields that name something may name
+CHOICES = {
+    "task": ("classify", "denoise", "robustify", "flow"),
+    "method": ("n-fgsm", "pgd", "trades"),
+    "optimiser": ("sgd", "adamw"),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -53,6 +60,12 @@ class Recipe:
     average: float = 0.998
     start: str | None = None
     frozen: str = ""
+
+    def __post_init__(self) -> None:
+        for key, known in CHOICES.items():
+            value = getattr(self, key)
+            if value not in known:
+                raise UsageError(f"unknown {key} {value!r}: choose one of {', '.join(known)}")
 
 
 def list_recipes() -> list[str]:
