@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Call
+from conftest import Call, one_line
 from mspd.benchmark import userstudy
 from mspd.data.sets import CIFAR10
 from mspd.errors import InputError, UsageError
@@ -69,6 +69,16 @@ def test_page_is_complete_and_blinded(study: tuple[Path, str]) -> None:
         userstudy.make(folder.parent / "data", folder.parent / "half")
     with pytest.raises(UsageError, match="the pictures do not fit: 10 classes, classifier effnet-lite0-photo has 100"):
         userstudy.make(folder.parent / "data", folder.parent / "other", preset="photo")
+
+
+def test_place_that_cannot_be_written(
+    call: Call, study: tuple[Path, str], tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before the pictures are attacked."""
+    folder, _ = study
+    monkeypatch.setattr(userstudy, "pgd", None)
+    command = ("userstudy", "make", "--data", folder.parent / "data", "--preset", tiny, "-o", folder / "key.json")
+    one_line(call(*command), 1, "key.json: File exists")
 
 
 def test_score(study: tuple[Path, str], tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def make(data: Path, out: Path, *, preset: str = "cifar10", seed: int = 0, devic
     check_classes(test.classes, protector.classes, f"classifier {settings.classifier}")
     if len(test) < needed:
         raise UsageError(f"{data}: has {len(test)} test pictures, the study needs {needed}")
+    out.mkdir(parents=True, exist_ok=True)
     x, y = test.floats().to(protector.device), test.labels.to(protector.device)
     generator = torch.Generator().manual_seed(seed)
     target = prepare(load_model(settings.targets[0], protector.device))
@@ -79,7 +80,6 @@ def make(data: Path, out: Path, *, preset: str = "cifar10", seed: int = 0, devic
     shuffled = [{"id": f"{number:03d}", **items[i]} for number, i in enumerate(order, 1)]
     key = {"seed": seed, "preset": preset, "target": settings.targets[0],
            "items": [{k: v for k, v in item.items() if k != "pair"} for item in shuffled]}  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(key, indent=1) + "\n"
     write(out / "study.html", _page(shuffled, _name(text)))
     write(out / "key.json", text)
