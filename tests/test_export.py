@@ -95,6 +95,18 @@ def test_difference_is_an_error(
     assert not (tmp_path / "out").exists()
 
 
+def test_network_that_cannot_be_traced(protector: Protector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def untraceable(protector: Protector) -> bytes:
+        raise AssertionError("Expected op to be '=='\nat some place")
+
+    monkeypatch.setattr(export, "to_onnx", untraceable)
+    with pytest.raises(
+        MspdError, match=r"cannot be written as ONNX \(AssertionError: Expected op to be '=='\); choose"
+    ):
+        export.export_onnx(protector, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_command(
     call: Call, protector: Protector, folder: Path, tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from mspd import images
 from mspd.ball import image_generators
 from mspd.defenses.mcgs import cascade_epochs
-from mspd.errors import MspdError, UsageError
+from mspd.errors import MspdError, UsageError, first_line
 from mspd.extras import library
 from mspd.models.files import write_atomically
 from mspd.models.view import LONGEST
@@ -62,8 +62,9 @@ def export_onnx(protector: Protector, folder: str | Path) -> Exported:
     like `image`, not yet on the 8-bit grid; `label` (1,), the class aimed at; `probabilities` (1, classes) of the
     classifier.
 
-    MspdError, and no file, when ONNX Runtime's result differs from PyTorch's in more than `MOST_DIFFERING` of the
-    pixels; UsageError when the extra 'onnx' is missing or a file is there already.
+    MspdError, and no file, when the backbone has what ONNX or its tracing cannot express, and when ONNX Runtime's
+    result differs from PyTorch's in more than `MOST_DIFFERING` of the pixels; UsageError when the extra
+    'onnx' is missing or a file is there already.
     """
     folder = Path(folder)
     model, card = folder / "defense.onnx", folder / "defense.json"
@@ -76,7 +77,13 @@ def export_onnx(protector: Protector, folder: str | Path) -> Exported:
         raise UsageError(f"the defence is traced on the CPU, not on {protector.device}: use device='cpu'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch.onnx
-        data = to_onnx(protector)
+        try:
+            data = to_onnx(protector)
+        except MspdError:
+            raise
+        except Exception as error:  # tracing another network can fail in any way
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise MspdError(f"this backbone cannot be written as ONNX ({reason}); choose another backbone") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
