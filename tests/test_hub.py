@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mspd import Protector, UsageError, WeightsError, prepare
+from mspd.extras import torchvision
 from mspd.models import PUBLISHED, build, card_of, load_model, save_folder
 from mspd.models.hub import checkpoints
-from mspd.models.hub.libraries import torchvision
 from mspd.models.hub.networks import NETWORKS, ConvStem, DMWideResNet
 from mspd.models.hub.published import ROBUSTBENCH_STATS, Published
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mspd import metrics
 from mspd.errors import InputError, UsageError, WeightsError
+from mspd.extras import torchvision
 from mspd.metrics import (
     cosine,
     gain_cell,
@@ -27,7 +28,6 @@ from mspd.metrics import (
     wilson,
 )
 from mspd.models.files import load_state
-from mspd.models.hub.libraries import torchvision
 
 
 def pair(*shape: int, seed: int = 0, noise: float = 0.05, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

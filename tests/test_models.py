@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from mspd import PRESETS, InputError, UsageError, WeightsError
+from mspd.extras import timm
 from mspd.models import ARCHITECTURES, build, card_of, list_models, load_model, save_model
 from mspd.models.efficientnet import Depthwise, EfficientNetLite0, SameConv
 from mspd.models.files import WEIGHTS
-from mspd.models.hub.libraries import timm
 from mspd.smoothing import prepare
 
 FIELDS: dict[str, type | tuple[type, ...]] = {

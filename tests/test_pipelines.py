@@ -24,8 +24,8 @@ from typer.main import get_command
 import mspd.cli as cli
 from mspd import InputError, Protector, UsageError
 from mspd.errors import ImageError
+from mspd.extras import torchvision
 from mspd.models import load_model
-from mspd.models.hub.libraries import torchvision
 from mspd.pipelines import comfyui
 from mspd.pipelines.dataset import ProtectColumn
 from mspd.pipelines.defended import Defended

@@ -15,10 +15,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from mspd.errors import InputError, WeightsError
-from mspd.extras import library
+from mspd.extras import library, torchvision
 from mspd.guard import check_images, check_labels, eval_mode, no_autocast
-from mspd.models.files import load_state
-from mspd.models.hub.libraries import torchvision
 from mspd.smoothing import compute_rows, input_gradients
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -138,7 +136,7 @@ def _lpips_network() -> nn.Module:
     data = _ALEXNET.read_bytes()
     if hashlib.sha256(data).hexdigest() != _ALEXNET_SHA256:
         raise WeightsError(f"{_ALEXNET}: the file is damaged; install mspd again")
-    load_state(network.net, load_tensors(data))
+    network.net.load_state_dict({name: value.float() for name, value in load_tensors(data).items()})
     ready: nn.Module = network.eval().requires_grad_(False)
     return ready
 

@@ -5,8 +5,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mspd.extras import library
-from mspd.models.hub.libraries import torchvision
+from mspd.extras import library, torchvision
 from mspd.pipelines.pixels import loaded, protect_image, protect_tensor
 from mspd.protector import Protector
 

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from mspd.data.sets import CIFAR10
 from mspd.errors import UsageError, WeightsError
-from mspd.extras import library
+from mspd.extras import library, timm, torchvision
 from mspd.models.common import Enlarge, Normalize, Stats
 from mspd.models.files import CONFIG, WEIGHT_FILE, load_weights, read_card, read_json
 from mspd.models.hub import checkpoints
-from mspd.models.hub.libraries import timm, torchvision
 from mspd.models.hub.networks import NETWORKS
 from mspd.models.hub.published import PUBLISHED, Published
 

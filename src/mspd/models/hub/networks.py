@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mspd.extras import timm
 from mspd.models.common import conv3x3
 from mspd.models.efficientnet import SameConv
-from mspd.models.hub.libraries import timm
 from mspd.models.resnet import BasicBlock
 
 Block = Callable[[int, int, int], nn.Module]
