@@ -746,12 +746,25 @@ def test_serve_and_its_end() -> None:
         assert address.startswith("http://127.0.0.1:")
         assert httpx.get(f"{address}/api/health").json()["status"] == "ok"
         port = address.rpartition(":")[2]
-        line = rf"^127\.0\.0\.1:{port} cannot be used \(.*\); choose another --host or --port$"
+        line = rf"^127\.0\.0\.1:{port} cannot be used \([^(]*\); choose another --host or --port$"
         with pytest.raises(UsageError, match=line):
             serve("127.0.0.1", int(port), device="cpu", ready=print)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
+
+
+def test_no_host_is_not_every_address(call: Call) -> None:
+    one_line(call("serve", "--host", "", "--port", "0"), 2, "--host is empty: name an address")
+
+
+def test_serve_where_the_shell_closed_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(KeyboardInterrupt):
+        serve("127.0.0.1", 0, device="cpu", ready=stop)
 
 
 def test_without_the_extra(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,15 +216,17 @@ def serve(host: str, port: int, *, device: str, ready: Callable[[str], None]) ->
     """Answer at host:port until interrupted; `ready` is told the address. UsageError when it cannot be bound, or for a
     device that is not there."""
     pick_device(device)
+    if not host:  # which would be every address of this computer
+        raise UsageError("--host is empty: name an address to listen at, for example 127.0.0.1")
     try:
         bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # which tells the address again
         raise UsageError(f"{host}:{port} cannot be used ({reason}); choose another --host or --port") from error
     with bound:
         config = uvicorn.Config(
-            create_app(host=host, device=device), log_level="warning", access_log=False, server_header=False,
-            proxy_headers=False, ws="none", timeout_graceful_shutdown=3,
+            create_app(host=host, device=device), log_config=None, log_level="warning", access_log=False,
+            server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=3,
         )  # fmt: skip
         ready(f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
         with suppress(KeyboardInterrupt):
