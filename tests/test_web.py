@@ -435,6 +435,18 @@ def test_a_crowd_is_told_to_come_back(gate: Gate, send: Send) -> None:
         assert [answer_of(connection)[0] for connection in two] == [200, 200]
 
 
+def test_a_server_that_is_stopped_says_so(gate: Gate, send: Send) -> None:
+    with serving(create_app()) as address:
+        calls = [send(address), send(address)]
+        until(lambda: waiting(address) == 2)
+        assert gate.entered.wait(30)
+    gate.open.set()
+    for call in calls:
+        status, headers, content = answer_of(call)
+        assert (status, headers["x-content-type-options"]) == (503, "nosniff")
+        assert json.loads(content) == {"error": "the server has been stopped; try again later"}
+
+
 def raw(address: str, request: bytes) -> bytes:
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

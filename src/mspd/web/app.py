@@ -70,6 +70,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
         413: "Too large, or too slow to arrive",
         422: "A wrong field, or a picture that cannot be read or kept right",
         429: "Too many pictures are waiting",
+        503: "The server is being stopped",
     }.items()
 }
 _PROTECTED: dict[int | str, dict[str, Any]] = {
@@ -182,7 +183,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Every failure that can be foreseen is a 4xx of one line."""
+    """Every failure of a call that can be foreseen is a 4xx of one line."""
 
     @app.exception_handler(MspdError)
     async def ours(_: Request, error: MspdError) -> JSONResponse:

@@ -62,9 +62,13 @@ class Door:
             await self.app(scope, receive, send)
             return
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
+                started = True
             await send(message)
 
         posted = scope["method"] not in ("GET", "HEAD")
@@ -75,6 +79,9 @@ class Door:
         self.inside += posted
         try:
             await self.app(scope, self._measured(receive) if posted else receive, send_with_headers)
+        except asyncio.CancelledError:  # the server ends, and has waited as long as it may
+            if not started:
+                await refusal(503, "the server has been stopped; try again later")(scope, receive, send_with_headers)
         finally:
             self.inside -= posted
 
