@@ -250,9 +250,12 @@ def test_does_it_hold(page: Page, photos: list[Path], tiny: str, monkeypatch: py
     assert [row.text for row in page.all(".result tbody th")] == ["as it is", "after JPEG 75", "at half the size"]
     assert len(page.all(".result svg circle")) == 6
     assert page.one("#live").text == f"one.png: {expected.verdict}"
+    assert page.one(".start").accessible_name == "Check again: one.png"
 
 
-def test_stopping_a_batch(page: Page, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The defence waits for it."""
     gate = threading.Event()
     defend = Protector.defend
 
@@ -261,6 +264,10 @@ def test_stopping_a_batch(page: Page, photos: list[Path], monkeypatch: pytest.Mo
         return defend(protector, *args)
 
     monkeypatch.setattr(Protector, "defend", gated)
+    return gate
+
+
+def test_stopping_a_batch(page: Page, photos: list[Path], gate: threading.Event) -> None:
     page.drop(*photos)
     page.until(lambda: page.all(".picture.working"))
     page.one("#stop").click()
@@ -268,6 +275,33 @@ def test_stopping_a_batch(page: Page, photos: list[Path], monkeypatch: pytest.Mo
     gate.set()
     page.one("#again").click()
     page.until(lambda: len(page.all(".picture.done")) == 2)
+
+
+def test_a_picture_that_is_gone_is_told_from_a_server_that_is(
+    page: Page, photos: list[Path], tmp_path: Path, gate: threading.Event
+) -> None:
+    gone = tmp_path / "gone.png"
+    gone.write_bytes(photos[0].read_bytes())
+    page.drop(photos[0], gone)
+    page.until(lambda: page.all(".picture.working"))
+    gone.unlink()
+    gate.set()
+    page.until(lambda: page.all(".picture.failed"))
+    assert page.one(".failed .status").text.startswith("the file cannot be read: it is a folder")
+
+
+def test_protecting_again_during_a_check(page: Page, photos: list[Path], gate: threading.Event) -> None:
+    gate.set()
+    page.drop(photos[0])
+    page.until(lambda: page.all(".picture.done"))
+    gate.clear()
+    page.one(".check summary").click()
+    page.js("document.querySelector('.start').click(); document.getElementById('again').click()")
+    page.until(lambda: page.all(".picture.working"))
+    page.until(lambda: page.js("return document.querySelector('.halt').hidden"))
+    page.one(".cancel").click()
+    page.until(lambda: page.all(".picture.stopped"))
+    gate.set()
 
 
 def test_keyboard_and_names(page: Page, photos: list[Path]) -> None:

@@ -6,6 +6,8 @@ export async function ask(what) {
   return answer.json();
 }
 
+const UNREADABLE = "the file cannot be read: it is a folder, or was moved or changed meanwhile; choose it again";
+
 // Post a form; `progress` is told what the server says of it meanwhile. `stop` aborts the call, and the server's work.
 export async function call(what, fields, stop, progress) {
   const job = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
@@ -22,8 +24,9 @@ export async function call(what, fields, stop, progress) {
     const { error } = await answer.json().catch(() => ({}));
     throw new Error(error ?? `the server answered ${answer.status}`);
   } catch (error) {
-    if (error instanceof TypeError) throw new Error("no connection to mspd; is it still running?");
-    throw error;
+    if (!(error instanceof TypeError)) throw error;
+    const readable = await Promise.all(Object.values(fields).map((f) => f.arrayBuffer?.())).then(() => true, () => false);
+    throw new Error(readable ? "no connection to mspd; is it still running?" : UNREADABLE);
   } finally {
     ended = true;
     clearInterval(timer);

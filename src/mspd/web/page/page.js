@@ -45,9 +45,7 @@ class Picture {
     const thumb = this.part(".thumb img");
     thumb.src = URL.createObjectURL(file);
     thumb.addEventListener("error", () => (thumb.hidden = true));
-    for (const button of this.node.querySelectorAll("button, a.button")) {
-      button.setAttribute("aria-label", `${button.textContent}: ${file.name}`);
-    }
+    for (const button of this.node.querySelectorAll("button, a.button")) this.label(button, button.textContent);
     this.part(".cancel").addEventListener("click", () => this.cancel());
     this.part(".remove").addEventListener("click", () => remove(this));
     this.part(".start").addEventListener("click", () => this.check());
@@ -59,6 +57,11 @@ class Picture {
 
   part(selector) {
     return this.node.querySelector(selector);
+  }
+
+  label(button, text) {
+    button.textContent = text;
+    button.setAttribute("aria-label", `${text}: ${this.file.name}`);
   }
 
   say(text) {
@@ -136,16 +139,16 @@ class Picture {
     start.hidden = true;
     halt.hidden = under.hidden = false;
     halt.focus();
-    this.stop = new AbortController();
+    const stop = (this.stop = new AbortController());
     try {
       const fields = { original: this.file, protected: this.copy, preset: this.settings.preset };
-      const answer = await call("verify", fields, this.stop, (progress) => {
+      const answer = await call("verify", fields, stop, (progress) => {
         text.textContent = line(progress);
         if (progress.of) [bar.max, bar.value] = [progress.of, progress.done];
       });
       const verification = await answer.json();
       this.part(".result").replaceChildren(...showVerdict(verification));
-      start.textContent = "Check again";
+      this.label(start, "Check again");
       announce(`${this.file.name}: ${verification.verdict}`);
     } catch (error) {
       const failure = document.createElement("p");
@@ -159,7 +162,7 @@ class Picture {
     const focused = document.activeElement === halt;
     halt.hidden = under.hidden = true;
     if (focused) start.focus();
-    this.stop = undefined;
+    if (this.stop === stop) this.stop = undefined; // it may be protected again by now
   }
 }
 
