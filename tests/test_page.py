@@ -290,6 +290,16 @@ def test_a_picture_that_is_gone_is_told_from_a_server_that_is(
     assert page.one(".failed .status").text.startswith("the file cannot be read: it is a folder")
 
 
+def test_more_than_a_zip_holds_goes_into_several(page: Page) -> None:
+    groups = page.browser.execute_async_script(
+        "const [done] = arguments, blob = new Blob(['x'.repeat(1000)]);"
+        "const files = ['a.png', 'b.png', 'a.png'].map((name) => [name, blob]);"
+        "import('/page/zip.js').then(({ volumes }) => volumes(files, 4500).map((group) => group.map(([name]) => name)))"
+        "  .then(done, (error) => done(String(error)))"
+    )
+    assert groups == [["a.png", "b.png"], ["a (2).png"]]
+
+
 def test_protecting_again_during_a_check(page: Page, photos: list[Path], gate: threading.Event) -> None:
     gate.set()
     page.drop(photos[0])

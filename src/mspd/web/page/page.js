@@ -2,7 +2,7 @@
 import { ask, call, line } from "./api.js";
 import { showVerdict } from "./verdict.js";
 import { Viewer } from "./viewer.js";
-import { zip } from "./zip.js";
+import { volumes, zip } from "./zip.js";
 
 const $ = (id) => document.getElementById(id);
 const pictures = [];
@@ -222,11 +222,13 @@ function remove(picture) {
 
 async function downloadAll() {
   const files = pictures.filter((p) => p.state === "done").map((p) => [p.report.output, p.copy]);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(await zip(files));
-  link.download = "protected.zip";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  for (const [index, group] of volumes(files).entries()) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await zip(group));
+    link.download = index === 0 ? "protected.zip" : `protected (${index + 1}).zip`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
 }
 
 // ---------------------------------------------------------------- wiring

@@ -31,12 +31,27 @@ function unique(name, taken) {
   return free;
 }
 
-// files: [name, blob], ... A zip of this kind holds up to 4 GB.
+// files: [name, blob], ... in groups that a zip each has room for, which is 4 GB; each gets a name of its own.
+export function volumes(files, most = 4e9) {
+  const [groups, taken] = [[], new Set()];
+  let size = Infinity;
+  for (const [name, blob] of files) {
+    if (size + blob.size > most) {
+      groups.push([]);
+      size = 0;
+    }
+    groups.at(-1).push([unique(name, taken), blob]);
+    size += blob.size + 1000; // its name and headers, twice
+  }
+  return groups;
+}
+
+// files: one of `volumes`.
 export async function zip(files) {
-  const [parts, directory, taken] = [[], [], new Set()];
+  const [parts, directory] = [[], []];
   let at = 0;
   for (const [wanted, blob] of files) {
-    const name = new TextEncoder().encode(unique(wanted, taken));
+    const name = new TextEncoder().encode(wanted);
     const sum = crc32(new Uint8Array(await blob.arrayBuffer()));
     // version 2.0, names in UTF-8, stored, 1 January 1980 at midnight
     const common = [[2, 20], [2, 0x800], [2, 0], [2, 0], [2, 0x21], [4, sum], [4, blob.size], [4, blob.size], [2, name.length], [2, 0]];
