@@ -727,6 +727,13 @@ def test_report_that_cannot_be_opened(call: Call, tmp_path: Path) -> None:
     one_line(call("protect", source, *QUICK, "--report", report), 1, f"{report}: the report cannot", "another --report")
 
 
+def test_an_empty_name_is_not_the_current_folder(call: Call, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    for arguments in (("",), ("a.png", ""), ("a.png", "-o", "")):
+        one_line(call("protect", *QUICK, *arguments), 2, "a name is empty; for the current folder write .")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png"}
+
+
 def test_wrong_command(call: Call) -> None:
     one_line(call("protekt", "a.png"), 2, "protekt", "mspd --help")
     one_line(call("--version-of-what"), 2, "--version-of-what", "mspd --help")

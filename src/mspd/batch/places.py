@@ -65,7 +65,10 @@ Spot = Path | Address | Member
 
 
 def place(text: str | Path) -> Place:
-    """What a word of the command line names: an address when it has a `://`, a path otherwise."""
+    """What a word of the command line names: an address when it has a `://`, a path otherwise. UsageError for an empty
+    word, a script's variable that is not set: as a path it would be the current folder."""
+    if text == "":
+        raise UsageError("a name is empty; for the current folder write .")
     if isinstance(text, Path) or "://" not in text:
         return Path(text)
     return Path(text.removeprefix("file://")) if text.startswith("file://") else Address(text)
