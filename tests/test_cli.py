@@ -274,6 +274,14 @@ def test_verify(call: Call, tmp_path: Path) -> None:
     assert (result["linf"], result["gain"], result["gain_jpeg"], result["gain_half"]) == (0, 0, 0, 0)
 
 
+def test_progress_of_verify_is_full_at_the_end_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int] | str] = []
+    monkeypatch.setattr(Verifier, "chance", lambda *_: told.append("noise") or 0.0)
+    a = picture(tmp_path / "a.png")
+    Verifier("tiny")(a, a, progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 2), "noise", (2, 2)]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "remark"),
     [

@@ -196,8 +196,10 @@ class Verifier:
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Verification:
-        """The same for decoded files. `progress` is called after each target with how many are done, of how many."""
+        """The same for decoded files. `progress` is called after each target, and after the noise, with how many of
+        these are done, of how many."""
         check_seed(seed)
+        tell = progress or (lambda done, of: None)
         before, after = original.pixels, protected.pixels
         if before.shape[:2] != after.shape[:2]:
             sizes = f"{before.shape[1]} x {before.shape[0]} and {after.shape[1]} x {after.shape[0]} pixels"
@@ -214,8 +216,7 @@ class Verifier:
         results: list[TargetResult] = []
         for name in self.targets:
             results.append(TargetResult(name, *self.read(name, versions, label, seed)))
-            if progress is not None:
-                progress(len(results), len(self.targets))
+            tell(len(results), len(self.targets) + 1)
         gains = [
             sum(getattr(r, a).margin - getattr(r, b).margin for r in results) / len(results)
             for a, b in (
@@ -225,6 +226,7 @@ class Verifier:
             )
         ]
         chance, name = self.chance(before, after, label, seed), self.protector.classes[label]
+        tell(len(self.targets) + 1, len(self.targets) + 1)
         found = "helps" if gains[0] > chance else "no effect"
         difference = np.abs(before.astype(np.int16) - after)
         said = remark(name, results) if found == "helps" else ""
