@@ -325,6 +325,16 @@ def test_what_cannot_be_signed_is_left_as_it_was(credentials: tuple[Path, Path],
         sign(original, out, key, key)
     with pytest.raises(UsageError, match=r"none\.pem: cannot be read \(No such file"):
         sign(original, out, tmp_path / "none.pem", key)
+    for command in ("pkcs8 -topk8 -passout pass:x", "ec"):
+        subprocess.run(
+            ["openssl", *command.split(), "-in", key, "-out", tmp_path / "k"], check=True, capture_output=True
+        )
+        with pytest.raises(UsageError, match=r"k: is no private key in PKCS 8 without a password; see"):
+            sign(original, out, credentials[0], tmp_path / "k")
+    (tmp_path / "k").write_bytes(b"broken")
+    with pytest.raises(ImageError, match=r"k\.png: not a readable"):
+        sign(original, (tmp_path / "k").rename(tmp_path / "k.png"), *credentials)
+    (tmp_path / "k.png").unlink()
     with pytest.raises(ImageError, match=r"\.bmp files carry no content credentials"):
         sign(original, picture(tmp_path / "c.bmp"), *credentials)
     assert out.read_bytes() == before

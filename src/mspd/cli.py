@@ -166,7 +166,7 @@ def sign(
         Path, typer.Argument(help="Its protected copy; gets the manifest, its pixels stay.", readable=False)
     ],
     certificates: Annotated[Path, typer.Option(help="Your certificate and its issuers, PEM, yours first.")],
-    key: Annotated[Path, typer.Option(help="Your private key, PEM (PKCS 8).")],
+    key: Annotated[Path, typer.Option(help="Your private key, PEM (PKCS 8, without a password).")],
     strip: Annotated[str | None, typer.Option(help="gps: redact the original's metadata that may hold it.")] = None,
 ) -> None:
     """Sign the copy as an edit of the original (C2PA). The original's own credentials become its parent's."""

@@ -63,7 +63,7 @@ def sign(
     """Give the file `written`, made from `original`, a signed manifest: opened the original, edited it by mspd.
 
     certificates: file with the signer's certificate and its issuers (PEM, the signer's own first)
-    key:          file with its private key (PEM, PKCS 8)
+    key:          file with its private key (PEM, PKCS 8, without a password)
 
     The original's own manifest, if any, becomes the parent's. Thumbnails in it are redacted (with `strip_gps` also the
     metadata that may hold a place), which its signature allows for. The pixels stay as they are, which is checked.
@@ -75,10 +75,12 @@ def sign(
     if not carries_credentials(written):
         raise ImageError(f"{written}: {written.suffix} files carry no content credentials; use .png, .jpg or .webp")
     chain, secret = _read(Path(certificates)), _read(Path(key))
+    if b"-----BEGIN PRIVATE KEY-----" not in secret:
+        raise UsageError(f"{key}: is no private key in PKCS 8 without a password; see openssl pkcs8 -topk8 -nocrypt")
     source, plain = _read(original), _read(written)
     if original.samefile(written):
         raise UsageError(f"{original}: is the original itself; name the protected copy of it")
-    picture = images.decode(source, original)
+    picture, copy = images.decode(source, original), images.decode(plain, written)
     kind = _media_type(picture.format)
     redactions = _redactions(c2pa, source, kind, strip_gps) if picture.credentials else []
     edited = {"action": "c2pa.edited", "softwareAgent": {"name": "mspd", "version": version("mspd")}}
@@ -99,13 +101,13 @@ def sign(
             builder.set_intent(c2pa.C2paBuilderIntent.EDIT)
             builder.add_ingredient({"title": original.name, "relationship": "parentOf"}, kind, io.BytesIO(source))
             signed = io.BytesIO()
-            builder.sign(signer, _media_type(images.FORMATS[written.suffix.lower()]), io.BytesIO(plain), signed)
+            builder.sign(signer, _media_type(copy.format), io.BytesIO(plain), signed)
         except c2pa.C2paError as error:
             reason = error
             if "invalid signing credentials" in str(error):
                 continue  # a key of another kind
             break
-        _replace(written, signed.getvalue())
+        _replace(written, copy, signed.getvalue())
         return
     line = " ".join(str(reason).split())[:200]
     raise UsageError(f"{certificates} and {key} cannot sign {written.name}: {line}")
@@ -143,9 +145,9 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` in the place of the file, if it decodes to the same picture."""
-    before, after = images.read(path), images.decode(data, path)
+def _replace(path: Path, before: Picture, data: bytes) -> None:
+    """Put `data` in the place of the file, if it decodes to the same picture as before."""
+    after = images.decode(data, path)
     alike = before.alpha is None or (after.alpha is not None and np.array_equal(before.alpha, after.alpha))
     if not (alike and np.array_equal(before.pixels, after.pixels)):
         raise ImageError(f"{path}: signing changed the picture; the file is left unsigned")
