@@ -752,7 +752,11 @@ def test_ten_thousand_hostile_requests(client: TestClient) -> None:
 
 def test_serve_and_its_end() -> None:
     command = [sys.executable, "-m", "mspd", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)  # where a line below fails
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
