@@ -82,7 +82,8 @@ RECIPES = {
     "pgd": replace(ADVERSARIAL, method="pgd"),
     "trades": replace(ADVERSARIAL, method="trades"),
     "denoise": replace(
-        STANDARD, task="denoise", architecture="unet", arguments={"width": 8, "multiples": [1, 2]}, timesteps=9
+        STANDARD, task="denoise", architecture="unet", arguments={"width": 8, "multiples": [1, 2]}, timesteps=9,
+        lr=0.001,
     ),
     "robustify": replace(
         ADVERSARIAL, task="robustify", architecture="robustifier", arguments={"width": 8}, against="rn20-cifar10"
