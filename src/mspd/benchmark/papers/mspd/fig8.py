@@ -92,7 +92,7 @@ def report(found: Found, tier: Tier) -> Report:
     cosines = found.extras.get("cosine", {})
     rows = [
         [row, plain(cosines.get(row), ".2f"), number(mean(light[row], "ssim"), ssim),
-         number(mean(light[row], "lpips"), lpips), percent(light[row], "clean", clean),
+         number(mean(light[row], "lpips"), lpips, ".4f"), percent(light[row], "clean", clean),
          percent(strong[row], "robust", robust), percent(light[row], "robust", None),
          *(percent(other[row], key, None) for other in others for key in ("clean", "robust")),
          flags(strong["original"], strong["no reversion"], strong[row])
@@ -103,6 +103,10 @@ def report(found: Found, tier: Tier) -> Report:
     orderings: list[Ordering] = [
         numbers_above(f"SSIM: {a} above {b}", mean(light[a], "ssim"), mean(light[b], "ssim"), ".4f")
         for a, b in pairwise(ranked)
+    ]
+    orderings += [
+        numbers_above(f"LPIPS: {a} above {b}", mean(light[a], "lpips"), mean(light[b], "lpips"), ".4f")
+        for b, a in pairwise(ranked)
     ]
     orderings += [
         numbers_above(f"cosine: {a} above {b}", cosines.get(a), cosines.get(b), ".2f")

@@ -29,7 +29,7 @@ def runs(tier: Tier) -> list[Run]:
 def report(found: Found, tier: Tier) -> Report:
     fields = {pair: found.get(tier.target, ATTACK, pair[0], treatment=pair[1]) for pair in PAPER}
     rows = [
-        [*pair, number(mean(fields[pair], "ssim"), ssim), number(mean(fields[pair], "lpips"), lpips),
+        [*pair, number(mean(fields[pair], "ssim"), ssim), number(mean(fields[pair], "lpips"), lpips, ".4f"),
          percent(fields[pair], "clean", clean), percent(fields[pair], "robust", robust)]
         for pair, (ssim, lpips, clean, robust) in PAPER.items()
     ]  # fmt: skip
