@@ -13,6 +13,8 @@ from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import reproduce
 from mspd.benchmark.papers.mspd.study import stopped
 from mspd.benchmark.store import cell_of
+from mspd.data import ImageSet
+from mspd.models import card_of
 
 SPEC = importlib.util.spec_from_file_location("extend", Path(__file__).parents[1] / "benchmarks" / "extend.py")
 assert SPEC is not None
@@ -21,15 +23,18 @@ extend = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(extend)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*its card says")
+CLASSES = tuple(card_of("rn20-cifar10")["classes"])
 MCGS = Cell("MCGS", "wrn16-2-cifar10", "none", "rn20-cifar10", "PGD")
+
+
+PIXELS = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Table XIV and the rows that it comes from."""
     out = tmp_path_factory.mktemp("results")
-    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    reproduce("table14", (x, torch.arange(8)), out, tier="smoke", device="cpu")
+    reproduce("table14", (PIXELS.float() / 255, torch.arange(8)), out, tier="smoke", device="cpu")
     return out
 
 
@@ -132,3 +137,19 @@ def test_only_whole_pieces_and_known_cells() -> None:
         extend.measure("table6", "Bi-Level-100", "PGD", Path("none"), (100, 128), Path("none"))
     with pytest.raises(SystemExit, match="table6 has no A5 under PGD"):
         extend.measure("table6", "A5", "PGD", Path("none"), (96, 128), Path("none"))
+
+
+def test_lpips_is_added_to_a_table_made_without(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extend, "load", lambda *_, **__: ImageSet(PIXELS, torch.arange(8), CLASSES))
+    whole, path = cells(results), results / "table14.json"
+    assert all(cell["lpips"] > 1e-4 for names, cell in whole.items() if names.defense != "none")
+    for cell in (read := json.loads(path.read_text()))["cells"]:
+        cell["lpips"] = None
+    path.write_text(json.dumps(read))
+    extend.lpips("table14", Path("data"), results.parent / "runs")
+    assert cells(results) == whole
+    for cell in (read := json.loads(path.read_text()))["cells"]:
+        cell["ssim"] -= 0.001
+    path.write_text(json.dumps(read))
+    with pytest.raises(SystemExit, match=r"ssim is not that of table14\.json"):
+        extend.lpips("table14", Path("data"), results.parent / "runs")
