@@ -385,6 +385,10 @@ def test_files_that_are_refused(
     refused("no state dict in it")
     torch.save({}, path)
     refused("no state dict in it")
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    torch.save(endless, path)
+    refused("no state dict in it")
     torch.save({k: v for k, v in state.items() if k != "logits.bias"}, path)
     refused(r"the weights of another network \(logits.bias is missing\)")
     torch.save({**state, "head.weight": torch.ones(1)}, path)

@@ -144,6 +144,9 @@ def test_the_rest_of_the_api(client: TestClient) -> None:
     health = client.get("/api/health").json()
     assert health["status"] == "ok"
     assert health["limits"]["pixels"] == Limits().pixels
+    for path in ("/", "/api/health"):  # as load balancers ask
+        head = client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
     protect(client, photo())
     protect(client, b"")
     metrics = client.get("/api/metrics").text

@@ -165,6 +165,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
         return list(PRESETS.values())
 
     @app.get("/api/health")
+    @app.head("/api/health", include_in_schema=False)
     async def health() -> Health:
         """Whether the server answers, its version and its limits."""
         return Health("ok", mspd.__version__, bounds)
@@ -175,6 +176,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
         return PlainTextResponse(counts.text())
 
     @app.get("/", include_in_schema=False)
+    @app.head("/", include_in_schema=False)
     async def index() -> Response:
         return FileResponse(PAGE / "index.html")
 

@@ -118,12 +118,9 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
     state = content if isinstance(content, Mapping) else {}
+    for _ in CONTAINERS:  # one in the other, but a hostile one may hold itself
+        state = next((state[key] for key in CONTAINERS if isinstance(state.get(key), Mapping)), state)
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError(f"{path}: no state dict in it; save model.state_dict() alone")
     return _bare(state)
