@@ -929,3 +929,28 @@ def test_resume_uses_what_is_written(call: Call, tmp_path: Path, monkeypatch: py
     assert call("protect", "in", *QUICK)[0] == 0
     monkeypatch.setattr(runner, "VERSION", runner.VERSION + 1)
     one_line(call("protect", "in", *QUICK), 2, "(version); choose another")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_do_not_wait_long_in_a_busy_loop(
+    chosen: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set before PyTorch is imported, which reads it then."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    code = (
+        "import os, sys, types\n"
+        "import mspd_command\n"
+        "assert 'torch' not in sys.modules\n"
+        "cli = types.ModuleType('mspd.cli')\n"
+        "cli.main = lambda: print(os.environ.get('GOMP_SPINCOUNT'))\n"
+        "sys.modules |= {'mspd': types.ModuleType('mspd'), 'mspd.cli': cli}\n"
+        "mspd_command.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(expected), done.stderr
