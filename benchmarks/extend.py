@@ -56,13 +56,17 @@ def measure(name: str, defense: str, attack: str, data: Path, ids: tuple[int, in
         raise SystemExit(f"the first picture is {first}: choose a multiple of {PIECE}")
     tier = get_tier("embedded")
     run = run_of(name, tier, defense, attack)
-    classes = card_of(tier.preset.classifier)["classes"]
-    test = load(data, "test", size=tier.preset.size, limit=last, like=classes)
+    test = pictures(tier, data, last)
     benchmark(
         ImageSet(test.images[first:], test.labels[first:], test.classes), out / f"{first:05d}", preset=tier.preset,
         defenses={defense: run.defenses[defense]}, targets=list(run.targets), attacks={attack: run.attacks[attack]},
         labels=run.labels,
     )  # fmt: skip
+
+
+def pictures(tier: Tier, data: Path, n: int) -> ImageSet:
+    """The first n test pictures, as the tier's models see and number them."""
+    return load(data, "test", size=tier.preset.size, limit=n, like=card_of(tier.preset.classifier)["classes"])
 
 
 def lpips(name: str, data: Path, out: Path) -> None:
@@ -71,12 +75,11 @@ def lpips(name: str, data: Path, out: Path) -> None:
     preset, attack = study.tier.preset, "unharmed"
     for run in importlib.import_module(f"mspd.benchmark.papers.mspd.{name}").runs(study.tier):
         n = max(len(known) for (_, cell), known in study.found.cells.items() if cell.attack in run.attacks)
-        test = load(data, "test", size=preset.size, limit=n, like=card_of(preset.classifier)["classes"])
         folder = out / run.labels
         benchmark(
-            test, folder, preset=preset, defenses=dict(run.defenses), backbones=list(run.backbones) or None,
-            treatments={NONE: NONE, **run.treatments}, targets=[study.tier.target], attacks={attack: unharmed},
-            labels=run.labels,
+            pictures(study.tier, data, n), folder, preset=preset, defenses=dict(run.defenses),
+            backbones=list(run.backbones) or None, treatments={NONE: NONE, **run.treatments},
+            targets=[study.tier.target], attacks={attack: unharmed}, labels=run.labels,
         )  # fmt: skip
         seen = Found(preset.backbone)
         seen.add(run.labels, read_lines(folder / "rows.jsonl"))

@@ -9,8 +9,8 @@ preset. Written to docs/results/photos.md, with photos.png.
 Sizes: photos of the preset's classes, protected at full size and then downsized as a site does (shorter side 64,
 Lanczos, centre crop), against the same photos downsized first and protected at native size. Labels: photos of other
 classes, where the prediction to keep is the target's own on the untouched photo; protected at native size but for the
-last row. Time: one photo at two sizes, from a
-JPEG file to a PNG file, without what Pillow's decoder and encoder take of it.
+last row. Time: one photo at two sizes, from a JPEG file to a PNG file, without what Pillow's decoder and encoder take
+of it.
 """
 
 import argparse

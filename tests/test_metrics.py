@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mspd import metrics
+from mspd import extras, metrics
 from mspd.errors import InputError, UsageError, WeightsError
 from mspd.extras import torchvision
 from mspd.metrics import (
@@ -333,6 +333,10 @@ def test_lpips_without_what_it_needs(fresh: None, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metrics, "_ALEXNET", damaged)
     with pytest.raises(WeightsError, match="the file is damaged; install mspd again"):
         lpips(x, ref)
+    with monkeypatch.context() as patch:
+        patch.setattr(extras, "import_module", lambda name: exec("raise RuntimeError('operator x does not exist')"))
+        with pytest.raises(UsageError, match=r"torchvision does not fit this PyTorch \(operator x does not exist\)"):
+            lpips(x, ref)
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(UsageError, match=r"this needs lpips: pip install 'mspd\[bench\]'"):
         lpips(x, ref)

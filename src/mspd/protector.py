@@ -168,16 +168,21 @@ class Protector:
 
     def probabilities(self, x: Tensor) -> Tensor:
         """The classifier's probabilities (B, K) of x (B, C, H, W) in [0, 1], as `classify` has them of its views."""
-        x = down(x, native_size(x.shape[2], x.shape[3], self.settings.size))
+        x = self._viewed(x)
         with torch.no_grad(), eval_mode(self.classifier):
             return in_pieces(self.classify, compute_rows(1, x.shape[2], x.shape[3], self.device), x)
 
     def classify(self, x: Tensor) -> Tensor:
         """The classifier's mean probabilities (B, K) over the `framings` of views x (B, C, h, w), in one piece."""
-        return self._read(self.classifier, x.expand(-1, 3, -1, -1))
+        return self._read(self.classifier, x.expand(-1, 3, -1, -1), "the classifier")
 
-    def _read(self, model: nn.Module, x: Tensor) -> Tensor:
-        found = [answer(model, seen).softmax(1) for seen in framings(x, self.settings.size)]
+    def _viewed(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) at the size of its views; as it is where it has that."""
+        return down(x, native_size(x.shape[2], x.shape[3], self.settings.size))
+
+    def _read(self, model: nn.Module, x: Tensor, name: str) -> Tensor:
+        """The model's mean probabilities (B, K) over the `framings` of views x."""
+        found = [answer(model, seen, name).softmax(1) for seen in framings(x, self.settings.size)]
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
     def labels(self, probabilities: Tensor) -> Tensor:
@@ -192,7 +197,7 @@ class Protector:
     def aims(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the defence aims at for x (B, C, H, W): `labels`, or what the backbone reads where the classifier is
         less sure than the preset's `own_below`; and the classifier's probabilities (B, K)."""
-        x = down(x, native_size(x.shape[2], x.shape[3], self.settings.size))
+        x = self._viewed(x)
         probabilities = self.probabilities(x)
         y = self.labels(probabilities)
         if self.settings.own_below == 0:
@@ -204,7 +209,7 @@ class Protector:
 
     def own(self, x: Tensor) -> Tensor:
         """The backbone's best class (B,) over the `framings` of views x (B, C, h, w), in one piece."""
-        return self._read(self.backbone, x).argmax(1)
+        return self._read(self.backbone, x, "the backbone").argmax(1)
 
     def unsure(self, probabilities: Tensor) -> Tensor:
         """Whether the backbone names the picture, (B,), by the classifier's probabilities (B, K)."""
