@@ -1,6 +1,6 @@
 """Measure more pictures for cells of a table in docs/results, which would take days to measure again from the first.
 
-    python benchmarks/extend.py measure table6 Bi-Level-100 PGD --data DIR --ids 96 1000 --out RUNS
+    python benchmarks/extend.py measure table6 UnAdv-100,Bi-Level-100 PGD --data DIR --ids 96 1000 --out RUNS
     python benchmarks/extend.py merge table6 RUNS
     python benchmarks/extend.py merge table7 table6 RUNS
     python benchmarks/extend.py lpips fig8 --data DIR --out RUNS
@@ -41,26 +41,26 @@ from mspd.models import card_of
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
-def run_of(name: str, tier: Tier, defense: str, attack: str) -> Run:
-    """The call of the table's grid that has both."""
+def run_of(name: str, tier: Tier, defenses: list[str], attacks: list[str]) -> Run:
+    """The call of the table's grid that has them all."""
     item = importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
-    found = [run for run in item.runs(tier) if defense in run.defenses and attack in run.attacks]
+    found = [run for run in item.runs(tier) if {*defenses} <= {*run.defenses} and {*attacks} <= {*run.attacks}]
     if not found:
-        raise SystemExit(f"{name} has no {defense} under {attack}")
+        raise SystemExit(f"{name} has no {', '.join(defenses)} under {', '.join(attacks)} in one call")
     return found[0]
 
 
-def measure(name: str, defense: str, attack: str, data: Path, ids: tuple[int, int], out: Path) -> None:
+def measure(name: str, defenses: list[str], attacks: list[str], data: Path, ids: tuple[int, int], out: Path) -> None:
     first, last = ids
     if first % PIECE:
         raise SystemExit(f"the first picture is {first}: choose a multiple of {PIECE}")
     tier = get_tier("embedded")
-    run = run_of(name, tier, defense, attack)
+    run = run_of(name, tier, defenses, attacks)
     test = pictures(tier, data, last)
     benchmark(
         ImageSet(test.images[first:], test.labels[first:], test.classes), out / f"{first:05d}", preset=tier.preset,
-        defenses={defense: run.defenses[defense]}, targets=list(run.targets), attacks={attack: run.attacks[attack]},
-        labels=run.labels,
+        defenses={defense: run.defenses[defense] for defense in defenses}, targets=list(run.targets),
+        attacks={attack: run.attacks[attack] for attack in attacks}, labels=run.labels,
     )  # fmt: skip
 
 
@@ -202,8 +202,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     more = commands.add_parser("measure")
-    for argument in ("table", "defense", "attack"):
-        more.add_argument(argument)
+    more.add_argument("table")
+    for argument in ("defenses", "attacks"):
+        more.add_argument(argument, type=lambda names: names.split(","), help="one, or several with a comma between")
     more.add_argument("--data", type=Path, required=True)
     more.add_argument("--ids", type=int, nargs=2, required=True, metavar=("FIRST", "LAST"))
     more.add_argument("--out", type=Path, required=True)
@@ -220,7 +221,7 @@ def main() -> None:
     elif options.command == "lpips":
         lpips(options.table, options.data, options.out)
     else:
-        measure(options.table, options.defense, options.attack, options.data, tuple(options.ids), options.out)
+        measure(options.table, options.defenses, options.attacks, options.data, tuple(options.ids), options.out)
 
 
 if __name__ == "__main__":
