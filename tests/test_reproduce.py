@@ -490,6 +490,7 @@ def test_command_line(call: Call, tmp_path: Path, out: Path) -> None:
     for words, line in (
         (("table6",), "say which pictures"),
         (("table9", "--data", "d", "-o", "o"), "unknown table or figure 'table9': choose one of table4"),
+        (("nope",), "unknown table or figure 'nope': choose one of table4"),
         (("table7", "--tier", "huge", "--data", "d", "-o", "o"), "unknown tier 'huge': choose one of smoke"),
         (("table7", "--tier", "smoke", "--data", str(tmp_path), "-o", "o"), "no test set here"),
     ):

@@ -386,6 +386,7 @@ def reproduce(
             raise UsageError("say which folder the results are in (-o DIR)")
         console.print(f"written: {leaderboard(out, tier=tier)}")
         return
+    title_of(name)  # an unknown name is told before what else is missing
     if data is None or out is None:
         raise UsageError("say which pictures (--data DIR) and which folder to write to (-o DIR)")
     with _warned(), _goes_on():
