@@ -8,7 +8,8 @@
 `measure` takes the functions and targets of the table's own grid and the test pictures FIRST to LAST - 1, in pieces of
 32; stopped, it goes on with the same call, and two calls may measure two halves of the pictures at once. It begins best
 one piece before the end of what the table has: `merge` adds nothing where a picture that both have was read otherwise.
-What is not defended is always measured too. `merge` also takes what another table has of the same cells, and cells of
+What is not defended is always measured too; "none" for the defences is a grid of nothing else, as Table VI has behind
+DiffPure. `merge` also takes what another table has of the same cells, and cells of
 the table's grid that it lacks, from the first picture on. The page, its JSON and its plot are written again.
 
 `lpips` measures LPIPS alone for a table that was made without: the pictures are defended and treated again, without an
@@ -42,9 +43,13 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def run_of(name: str, tier: Tier, defenses: list[str], attacks: list[str]) -> Run:
-    """The call of the table's grid that has them all."""
+    """The call of the table's grid that has them all; for no defence the one without any."""
     item = importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
-    found = [run for run in item.runs(tier) if {*defenses} <= {*run.defenses} and {*attacks} <= {*run.attacks}]
+    wanted = {*defenses} - {NONE}
+    found = [
+        run for run in item.runs(tier)
+        if wanted <= {*run.defenses} and {*attacks} <= {*run.attacks} and (wanted or not run.defenses)
+    ]  # fmt: skip
     if not found:
         raise SystemExit(f"{name} has no {', '.join(defenses)} under {', '.join(attacks)} in one call")
     return found[0]
@@ -57,10 +62,12 @@ def measure(name: str, defenses: list[str], attacks: list[str], data: Path, ids:
     tier = get_tier("embedded")
     run = run_of(name, tier, defenses, attacks)
     test = pictures(tier, data, last)
+    study = Study(tier, ImageSet(test.images[first:], test.labels[first:], test.classes), out, "cpu")
     benchmark(
-        ImageSet(test.images[first:], test.labels[first:], test.classes), out / f"{first:05d}", preset=tier.preset,
-        defenses={defense: run.defenses[defense] for defense in defenses}, targets=list(run.targets),
-        attacks={attack: run.attacks[attack] for attack in attacks}, labels=run.labels,
+        study.data, out / f"{first:05d}", preset=tier.preset, labels=run.labels,
+        defenses={defense: run.defenses[defense] for defense in defenses if defense != NONE},
+        targets={target: study.target(target) for target in run.targets},
+        attacks={attack: run.attacks[attack] for attack in attacks},
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import torch
 
 from mspd.benchmark import Cell
 from mspd.benchmark.papers.mspd import reproduce
-from mspd.benchmark.papers.mspd.study import stopped
+from mspd.benchmark.papers.mspd.study import BEHIND, stopped
+from mspd.benchmark.papers.mspd.tier import get_tier
 from mspd.benchmark.store import cell_of
 from mspd.data import ImageSet
 from mspd.models import card_of
@@ -134,9 +135,9 @@ def test_rows_that_do_not_belong_are_refused(results: Path, first: int, line: st
 
 def test_only_whole_pieces_and_known_cells() -> None:
     with pytest.raises(SystemExit, match="choose a multiple of 32"):
-        extend.measure("table6", "Bi-Level-100", "PGD", Path("none"), (100, 128), Path("none"))
-    with pytest.raises(SystemExit, match="table6 has no A5 under PGD"):
-        extend.measure("table6", "A5", "PGD", Path("none"), (96, 128), Path("none"))
+        extend.measure("table6", ["Bi-Level-100"], ["PGD"], Path("none"), (100, 128), Path("none"))
+    with pytest.raises(SystemExit, match="table6 has no MCGS, A5 under PGD"):
+        extend.measure("table6", ["MCGS", "A5"], ["PGD"], Path("none"), (96, 128), Path("none"))
 
 
 def test_lpips_is_added_to_a_table_made_without(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +154,9 @@ def test_lpips_is_added_to_a_table_made_without(results: Path, monkeypatch: pyte
     path.write_text(json.dumps(read))
     with pytest.raises(SystemExit, match=r"ssim is not that of table14\.json"):
         extend.lpips("table14", Path("data"), results.parent / "runs")
+
+
+def test_no_defence_is_the_grid_without_any() -> None:
+    behind = extend.run_of("table6", get_tier("embedded"), ["none"], ["AutoAttack"])
+    assert not behind.defenses
+    assert all(target.endswith(BEHIND) for target in behind.targets)

@@ -62,7 +62,7 @@ class Study:
         benchmark(
             self.data, self.folder(run), preset=self.tier.preset, n=n, labels=run.labels, device=self.device,
             defenses=kept.defenses or NONE, backbones=list(kept.backbones) or None,
-            targets={name: self._target(name) for name in kept.targets}, attacks=kept.attacks,
+            targets={name: self.target(name) for name in kept.targets}, attacks=kept.attacks,
             treatments={NONE: NONE, **kept.treatments},
         )  # fmt: skip
         self.read(run)
@@ -110,7 +110,8 @@ class Study:
             treatments={name: f for name, f in run.treatments.items() if can("treatment", name, needed(f))},
         )  # fmt: skip
 
-    def _target(self, name: str) -> str | nn.Module:
+    def target(self, name: str) -> str | nn.Module:
+        """What the benchmark takes for a target's name: the name, or the model behind DiffPure."""
         model = name.removesuffix(BEHIND)
         return model if model == name else Purified(self.model(model), purifier(self.tier))
 
