@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from mspd.errors import InputError, UsageError
 from mspd.models import build, card_of, save_model
 from mspd.presets import PRESETS, Preset
+from mspd.web.door import Connection
 
 os.environ.pop("COLUMNS", None)  # rich would keep to it for good; pytest-xdist sets it
 
@@ -110,7 +111,8 @@ def check_refusals(function: Callable[..., object], call: dict[str, Any], wrong:
 def serving(app: FastAPI) -> Iterator[str]:
     """The app at a free port of this computer, in a thread; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=1))
+        config = uvicorn.Config(app, http=Connection, log_level="critical", ws="none", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

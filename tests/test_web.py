@@ -38,6 +38,7 @@ from mspd.errors import UsageError
 from mspd.presets import get_preset
 from mspd.web import Limits, create_app, serve
 from mspd.web.app import PAGE
+from mspd.web.door import Connection
 
 pytestmark = pytest.mark.usefixtures("tiny")
 HERE = "http://127.0.0.1:8000"
@@ -479,6 +480,20 @@ def test_slow_and_crooked_connections() -> None:
         ):
             assert re.match(rb"HTTP/1.1 4\d\d ", raw(address, crooked)), crooked[:60]
         assert httpx.get(f"{address}/api/health").status_code == 200
+
+
+def test_a_client_that_never_reads_is_cut_off(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = b"\x89" * 50_000_000  # more than the system holds for a client
+    report = Protector("tiny").protect_picture(images.decode(photo(), "x.png"), "x.png")[1]
+    monkeypatch.setattr(Protector, "protect_picture", lambda *_, **__: (answer, report))
+    monkeypatch.setattr(Connection, "seconds", 1.0)
+    with serving(create_app(limits=Limits(waiting=1))) as address:
+        deaf = send(address)
+        until(lambda: 'status="200"} 1.0' in httpx.get(f"{address}/api/metrics").text)
+        assert answer_of(send(address))[0] == 429  # the unread answer has the only place
+        until(lambda: answer_of(send(address))[2] == answer)
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            answer_of(deaf)
 
 
 # ---------------------------------------------------------------- hostile files

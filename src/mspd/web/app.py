@@ -26,7 +26,7 @@ from mspd.presets import PRESETS, Preset, get_preset
 from mspd.protector import pick_device
 from mspd.verify import Verification
 from mspd.web.desk import Desk, Job
-from mspd.web.door import Door, Limits, refusal
+from mspd.web.door import Connection, Door, Limits, refusal
 from mspd.web.meter import Counts, Meter
 
 PAGE = Path(__file__).parent / "page"
@@ -228,8 +228,8 @@ def serve(host: str, port: int, *, device: str, ready: Callable[[str], None]) ->
         raise UsageError(f"{host}:{port} cannot be used ({reason}); choose another --host or --port") from error
     with bound:
         config = uvicorn.Config(
-            create_app(host=host, device=device), log_config=None, log_level="warning", access_log=False,
-            server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=3,
+            create_app(host=host, device=device), http=Connection, log_config=None, log_level="warning",
+            access_log=False, server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=3,
         )  # fmt: skip
         ready(f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
         with suppress(KeyboardInterrupt):

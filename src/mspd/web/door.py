@@ -9,12 +9,14 @@ import ipaddress
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -48,6 +50,24 @@ def refusal(status: int, line: str) -> JSONResponse:
     return JSONResponse({"error": " ".join(line.split())}, status)
 
 
+class Connection(H11Protocol):
+    """Cut off when its client has not read an answer within `seconds`; its memory is free then."""
+
+    seconds = 60.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        self.transport.set_write_buffer_limits(0)  # paused while anything is unread
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.cut = self.loop.call_later(self.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.cut.cancel()
+
+
 class Door:
     """`host` is the name that the server was bound to."""
 
@@ -69,6 +89,9 @@ class Door:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
                 started = True
+            elif not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}  # which waits until that has been read
             await send(message)
 
         posted = scope["method"] not in ("GET", "HEAD")
