@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from starlette.requests import Request
+from starlette.responses import Response
 
 from conftest import serving
 from mspd import Protector, Verifier, images
@@ -265,6 +267,26 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(Protector, "defend", gated)
     return gate
+
+
+def test_a_server_without_presets_is_named_and_asked_again(browser: webdriver.Chrome, photos: list[Path]) -> None:
+    app, up = create_app(), threading.Event()
+
+    @app.middleware("http")
+    async def down(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        return await call_next(request) if up.is_set() or "/api/" not in request.url.path else Response(status_code=502)
+
+    with serving(app) as address:
+        page = Page(browser, photos[0].parent)
+        browser.get(address)
+        page.until(lambda: page.one("#trouble").text)
+        assert page.one("#trouble").text == "Not ready, trying again every two seconds: mspd answered 502"
+        page.drop(photos[1])
+        up.set()
+        page.until(lambda: page.all(".picture.failed"))  # was kept for later
+        assert page.one(".failed .status").text.startswith("broken.png: damaged")
+        assert page.one("#trouble").text == ""
+        browser.get("about:blank")
 
 
 def test_stopping_a_batch(page: Page, photos: list[Path], gate: threading.Event) -> None:

@@ -1,8 +1,12 @@
 // Calls to the server. A failure is an Error with the server's one line.
 
+const NO_CONNECTION = "no connection to mspd; is it still running?";
+
 export async function ask(what) {
-  const answer = await fetch(`/api/${what}`);
-  if (!answer.ok) throw new Error("the server does not answer as it should; reload the page");
+  const answer = await fetch(`/api/${what}`).catch(() => {
+    throw new Error(NO_CONNECTION);
+  });
+  if (!answer.ok) throw new Error(`mspd answered ${answer.status}`);
   return answer.json();
 }
 
@@ -26,7 +30,7 @@ export async function call(what, fields, stop, progress) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     const readable = await Promise.all(Object.values(fields).map((f) => f.arrayBuffer?.())).then(() => true, () => false);
-    throw new Error(readable ? "no connection to mspd; is it still running?" : UNREADABLE);
+    throw new Error(readable ? NO_CONNECTION : UNREADABLE);
   } finally {
     ended = true;
     clearInterval(timer);

@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const pictures = [];
 let limits = { bytes: Infinity };
 let presets = [];
-let running = false;
+let running = true; // there is nothing to protect with before the presets are here
 
 // ---------------------------------------------------------------- settings
 
@@ -258,9 +258,20 @@ $("again").addEventListener("click", () => {
 $("clear").addEventListener("click", () => [...pictures].forEach(remove));
 $("download-all").addEventListener("click", downloadAll);
 
-presets = await ask("presets");
-limits = (await ask("health")).limits;
+while (presets.length === 0) {
+  try {
+    [presets, { limits }] = await Promise.all([ask("presets"), ask("health")]);
+    $("trouble").textContent = "";
+  } catch (error) {
+    const trouble = `Not ready, trying again every two seconds: ${error.message}`;
+    if ($("trouble").textContent !== trouble) $("trouble").textContent = trouble; // is read aloud once
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  }
+}
 $("preset").replaceChildren(...presets.map((p) => new Option(p.name)));
 $("preset").value = presets.some((p) => p.name === "photo") ? "photo" : presets[0].name;
 choosePreset();
+$("fields").inert = false;
 document.documentElement.dataset.ready = "";
+running = false;
+work();
