@@ -322,10 +322,35 @@ def test_more_than_a_zip_holds_goes_into_several(page: Page) -> None:
     assert groups == [["a.png", "b.png"], ["a (2).png"]]
 
 
+def test_again_is_for_what_would_be_another(page: Page, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    protect = Protector.protect_picture
+
+    def counted(protector: Protector, *args: Any, **kwargs: Any) -> Any:
+        calls.append(args[1])
+        return protect(protector, *args, **kwargs)
+
+    monkeypatch.setattr(Protector, "protect_picture", counted)
+    page.drop(photos[0], photos[1])
+    page.until(lambda: page.all(".picture.done") and page.all(".picture.failed"))
+    assert page.one("#again").text == "Protect 1 again"
+    page.one("#again").click()
+    page.until(lambda: page.one("#again").is_displayed() and page.all(".picture.failed"))
+    assert calls == ["one.protected.png"]
+
+    page.one(".failed .remove").click()
+    assert not page.one("#again").is_displayed()
+    page.one("#new-seed").click()
+    assert page.one("#again").text == "Protect again"
+    page.one("#again").click()
+    page.until(lambda: len(calls) == 2 and page.all(".picture.done"))
+
+
 def test_protecting_again_during_a_check(page: Page, photos: list[Path], gate: threading.Event) -> None:
     gate.set()
     page.drop(photos[0])
     page.until(lambda: page.all(".picture.done"))
+    page.one("#new-seed").click()
     gate.clear()
     page.one(".check summary").click()
     page.js("document.querySelector('.start').click(); document.getElementById('again').click()")

@@ -27,11 +27,16 @@ function describe() {
   $("strength-hint").textContent = levels === own() ? "The preset's own, for which the gains are measured." : seen;
   const small = `Small images, about ${preset().size} pixels.`;
   $("preset-hint").textContent = preset().name === "photo" ? "Photos of any size." : small;
+  refresh();
 }
 
 function choosePreset() {
   $("strength").value = own();
   describe();
+}
+
+function chosen() {
+  return { preset: preset().name, eps: `${$("strength").value}/255`, seed: $("seed").value || "0" };
 }
 
 // ---------------------------------------------------------------- one picture
@@ -78,6 +83,11 @@ class Picture {
     for (const selector of [".facts", ".download", ".compare", ".check"]) this.part(selector).hidden = state !== "done";
   }
 
+  // Whether protecting it again would give something else.
+  get due() {
+    return this.state !== "done" || Object.entries(chosen()).some(([name, value]) => this.settings[name] !== value);
+  }
+
   wait() {
     this.stop?.abort();
     this.become("waiting");
@@ -100,7 +110,7 @@ class Picture {
     this.stop = new AbortController();
     try {
       if (this.file.size > limits.bytes) throw new Error(`larger than ${limits.bytes / 1e6} MB; make it smaller`);
-      this.settings = { preset: preset().name, eps: `${$("strength").value}/255`, seed: $("seed").value || "0" };
+      this.settings = chosen();
       const answer = await call("protect", { picture: this.file, ...this.settings }, this.stop, (p) => this.say(line(p)));
       this.report = JSON.parse(answer.headers.get("Mspd-Report"));
       this.done(await answer.blob());
@@ -206,7 +216,10 @@ function refresh() {
   $("overall").value = pictures.length ? 1 - open / pictures.length : 0;
   $("overall").hidden = open === 0;
   $("stop").hidden = open === 0;
-  $("again").hidden = $("clear").hidden = open > 0;
+  $("clear").hidden = open > 0;
+  const due = open ? 0 : pictures.filter((p) => p.due).length;
+  $("again").hidden = due === 0;
+  $("again").textContent = due < pictures.length ? `Protect ${due} again` : "Protect again";
   $("download-all").hidden = count("done") < 2;
 }
 
@@ -248,11 +261,13 @@ $("preset").addEventListener("change", choosePreset);
 $("strength").addEventListener("input", describe);
 $("new-seed").addEventListener("click", () => {
   $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
+  refresh();
 });
+$("seed").addEventListener("input", refresh);
 $("settings").addEventListener("submit", (event) => event.preventDefault());
 $("stop").addEventListener("click", () => pictures.forEach((p) => p.cancel()));
 $("again").addEventListener("click", () => {
-  pictures.forEach((p) => p.wait());
+  pictures.filter((p) => p.due).forEach((p) => p.wait());
   work();
 });
 $("clear").addEventListener("click", () => [...pictures].forEach(remove));
