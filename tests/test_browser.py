@@ -215,6 +215,14 @@ def until(condition: Any, seconds: float) -> Any:
     return found
 
 
+@pytest.mark.parametrize("place", ["wasm"])
+def test_page_opened_as_a_file(browser: Any) -> None:
+    browser.get((PAGE / "index.html").as_uri())
+    state = until(lambda: browser.find_element("id", "state").text, 30)
+    assert state.startswith("This does not work here: it was opened as a file; serve its folder by http or https")
+    assert not browser.find_element("id", "drop").is_displayed()
+
+
 @pytest.mark.science
 @pytest.mark.parametrize("place", PLACES)
 def test_page(site: http.server.ThreadingHTTPServer, browser: Any, place: str, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 const byId = (id) => document.getElementById(id);
 const jobs = new Map();
-const worker = new Worker(`worker.js${location.search}`, { type: "module" });
+const opened = location.protocol === "file:"; // which gets no worker
+const worker = opened ? undefined : new Worker(`worker.js${location.search}`, { type: "module" });
 
 const STAGES = {
   reading: "Reading the picture…",
@@ -11,8 +12,8 @@ const STAGES = {
   checking: "Checking the written PNG…",
 };
 
-worker.addEventListener("message", ({ data }) => answers[data.kind](data));
-worker.addEventListener("error", () => answers.broken({ message: "the page's files are incomplete; reload it" }));
+worker?.addEventListener("message", ({ data }) => answers[data.kind](data));
+worker?.addEventListener("error", () => answers.broken({ message: "the page's files are incomplete; reload it" }));
 
 const answers = {
   loading({ loaded, total }) {
@@ -28,7 +29,7 @@ const answers = {
     if (!byId("levels").dataset.chosen) choose(Math.floor(eps * 255 + 1e-4));
   },
   broken({ message }) {
-    byId("loading").hidden = true;
+    byId("loading").hidden = byId("drop").hidden = true;
     byId("state").textContent = `This does not work here: ${message}.`;
     document.body.dataset.ready = "broken";
   },
@@ -73,6 +74,7 @@ function chosenSeed() {
 }
 
 function take(files) {
+  if (document.body.dataset.ready === "broken") return;
   const seed = chosenSeed();
   byId("seed").setAttribute("aria-invalid", seed === null);
   if (seed === null) {
@@ -145,3 +147,5 @@ document.addEventListener("drop", (event) => {
   drop.classList.remove("over");
   take(event.dataTransfer.files);
 });
+
+if (opened) answers.broken({ message: "it was opened as a file; serve its folder by http or https, for example with python3 -m http.server" });
