@@ -17,6 +17,7 @@ import mspd.export as export
 from conftest import Call
 from mspd import PRESETS, MspdError, Protector, UsageError, images
 from mspd.ball import image_generators
+from mspd.models import build
 from mspd.presets import get_preset
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'mspd[onnx]'")
@@ -43,6 +44,12 @@ def folder(protector: Protector, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("export") / "new"
     export.export_onnx(protector, folder)
     return folder
+
+
+def test_convnext_is_exported_with_the_same_pictures(tiny: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = build("convnext", {"num_classes": 10, "widths": (4, 4, 4), "depths": (1, 1, 1)}).eval()
+    assert export.export_onnx(Protector(tiny, backbone=backbone, device="cpu"), tmp_path / "new").differing <= 0.002
 
 
 def test_both_name_pictures(protector: Protector) -> None:

@@ -179,10 +179,12 @@ def _convolution_backward(
     if groups == 1 and set(stride) == {1}:
         edge = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)]
         return F.conv2d(gradient, weight.flip(2, 3).transpose(0, 1), None, 1, edge, dilation), None, None
-    # rows that a stride leaves over are filled up as far as they can be needed, then cut
+    # rows that a stride leaves over are filled up as far as they can be needed, then cut: by their numbers, because
+    # torch.export cannot prove for every stride that a slice is within them
     rest = [n - 1 for n in stride]
     spread = F.conv_transpose2d(gradient, weight, None, stride, padding, rest, groups, dilation)
-    return spread[:, :, : x.shape[2], : x.shape[3]], None, None
+    kept = spread.index_select(2, torch.arange(x.shape[2])).index_select(3, torch.arange(x.shape[3]))
+    return kept, None, None
 
 
 def _resize(
