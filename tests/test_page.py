@@ -289,6 +289,22 @@ def test_a_server_without_presets_is_named_and_asked_again(browser: webdriver.Ch
         browser.get("about:blank")
 
 
+def test_what_was_added_is_seen_and_heard_on_a_phone(page: Page, photos: list[Path], gate: threading.Event) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.drop(*photos)
+        page.until(lambda: page.all(".picture.working"))
+        place = page.js("return document.querySelector('.picture').getBoundingClientRect().toJSON()")
+        assert place["top"] > 0
+        assert place["bottom"] <= 801
+        assert page.one("#live").text == "Added: 3"
+        assert page.one(".working .bar").accessible_name == "Progress: one.png"
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        gate.set()
+
+
 def test_stopping_a_batch(page: Page, photos: list[Path], gate: threading.Event) -> None:
     page.drop(*photos)
     page.until(lambda: page.all(".picture.working"))

@@ -50,6 +50,7 @@ class Picture {
     const thumb = this.part(".thumb img");
     thumb.src = URL.createObjectURL(file);
     thumb.addEventListener("error", () => (thumb.hidden = true));
+    for (const bar of this.node.querySelectorAll(".bar")) bar.setAttribute("aria-label", `Progress: ${file.name}`);
     for (const button of this.node.querySelectorAll("button, a.button")) this.label(button, button.textContent);
     this.part(".cancel").addEventListener("click", () => this.cancel());
     this.part(".remove").addEventListener("click", () => remove(this));
@@ -183,13 +184,15 @@ function announce(text) {
 }
 
 function add(files) {
-  for (const file of files) {
-    const picture = new Picture(file);
+  const added = Array.from(files, (file) => new Picture(file));
+  for (const picture of added) {
     picture.become("waiting");
     pictures.push(picture);
     $("list").append(picture.node);
   }
   work();
+  announce(`Added: ${added.length}`);
+  added[0]?.node.scrollIntoView({ block: "nearest" }); // below the settings, on a phone
 }
 
 async function work() {
