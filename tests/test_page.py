@@ -406,6 +406,34 @@ def test_keyboard_and_names(page: Page, photos: list[Path]) -> None:
     assert places == sorted(places), reached
 
 
+def test_focus_is_never_on_what_is_gone(page: Page, photos: list[Path], gate: threading.Event) -> None:
+    def focused() -> str:
+        return str(page.browser.switch_to.active_element.accessible_name)
+
+    page.drop(*photos, photos[0])
+    page.until(lambda: page.all(".picture.working"))
+    page.js("document.querySelector('.working .cancel').focus()")
+    gate.set()
+    page.until(lambda: not page.one("#stop").is_displayed())
+    assert focused() == "Download: one.png"
+    page.js("document.querySelectorAll('.remove')[1].focus()")
+    page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert focused() == "Download: two.png"
+    gate.clear()
+    page.one("#new-seed").click()
+    page.one("#again").send_keys(Keys.ENTER)
+    assert focused() == "0 of 3 protected"
+    page.until(lambda: page.all(".picture.working"))
+    page.one("#stop").send_keys(Keys.ENTER)
+    page.until(lambda: len(page.all(".picture.stopped")) == 3)
+    assert focused() == "0 of 3 protected"
+    gate.set()
+    for _ in range(3):
+        page.js("[...document.querySelectorAll('.remove')].at(-1).focus()")
+        page.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert page.js("return document.activeElement.id") == "files"
+
+
 @pytest.mark.parametrize("width", [320, 390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_fits_and_is_readable(page: Page, photos: list[Path], width: int, scheme: str) -> None:

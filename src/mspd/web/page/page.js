@@ -75,6 +75,7 @@ class Picture {
   }
 
   become(state) {
+    const focused = this.node.contains(document.activeElement) ? document.activeElement : undefined;
     this.state = state;
     this.node.className = `picture ${state}`;
     const busy = state === "waiting" || state === "working";
@@ -82,6 +83,11 @@ class Picture {
     this.part(".cancel").hidden = !busy;
     this.part(".remove").hidden = busy;
     for (const selector of [".facts", ".download", ".compare", ".check"]) this.part(selector).hidden = state !== "done";
+    if (focused?.closest("[hidden]")) this.focus();
+  }
+
+  focus() {
+    this.part(".head button:not([hidden]), .head .download:not([hidden])").focus();
   }
 
   // Whether protecting it again would give something else.
@@ -125,6 +131,10 @@ class Picture {
   done(copy) {
     const { label, confidence, named_by: namer, linf, eps, ssim } = this.report;
     this.copy = copy;
+    const link = this.part(".download");
+    if (link.href) URL.revokeObjectURL(link.href);
+    link.href = URL.createObjectURL(copy);
+    link.download = this.report.output;
     this.become("done");
     const sure = `${Math.round(100 * confidence)}\u00a0% sure`;
     const recognised = confidence < 0.5 ? "Recognised with little certainty" : "Recognised";
@@ -134,11 +144,6 @@ class Picture {
       `No pixel moved by more than ${linf} of 255 (budget ${budget}), checked in the finished file. ` +
       `Likeness to the original (SSIM) ${ssim.toFixed(3)}.` +
       (confidence < 0.5 && namer !== "backbone" ? " If this name is wrong, the protection helps less." : "");
-    this.part(".facts").hidden = false;
-    const link = this.part(".download");
-    if (link.href) URL.revokeObjectURL(link.href);
-    link.href = URL.createObjectURL(copy);
-    link.download = this.report.output;
     this.part(".result").hidden = true;
     this.viewer.load(this.file, copy);
     if (!pictures.some((p) => p !== this && p.part(".compare").open)) this.part(".compare").open = true;
@@ -210,6 +215,7 @@ async function work() {
 }
 
 function refresh() {
+  const focused = document.activeElement;
   const count = (state) => pictures.filter((p) => p.state === state).length;
   const open = count("waiting") + count("working");
   $("pictures").hidden = pictures.length === 0;
@@ -224,6 +230,7 @@ function refresh() {
   $("again").hidden = due === 0;
   $("again").textContent = due < pictures.length ? `Protect ${due} again` : "Protect again";
   $("download-all").hidden = count("done") < 2;
+  if (focused?.closest(".toolbar [hidden]")) $("pictures-title").focus();
 }
 
 function remove(picture) {
@@ -231,9 +238,10 @@ function remove(picture) {
   URL.revokeObjectURL(picture.part(".thumb img").src);
   URL.revokeObjectURL(picture.part(".download").href);
   picture.node.remove();
-  pictures.splice(pictures.indexOf(picture), 1);
+  const at = pictures.indexOf(picture);
+  pictures.splice(at, 1);
   refresh();
-  $("files").focus();
+  (pictures[at] ?? pictures[at - 1] ?? $("files")).focus();
 }
 
 async function downloadAll() {
