@@ -187,6 +187,16 @@ def test_wrong_fields(client: TestClient, fields: dict[str, object], part: str) 
     refused(protect(client, photo(), **fields), 422, part)
 
 
+def test_no_field_is_left_out_silently(client: TestClient) -> None:
+    refused(
+        protect(client, photo(), epsilon="8/255"), 422, "unknown field 'epsilon': the fields are picture, preset, eps"
+    )
+    twice = [("picture", ("a.png", photo())), ("picture", ("b.png", photo(1)))]
+    refused(client.post("/api/protect", files=twice, data={"preset": "tiny"}), 422, "picture was sent 2 times")
+    files = {"picture": photo(), "protected": photo()}
+    refused(client.post("/api/verify", files=files), 422, "unknown field 'picture': the fields are original, protected")
+
+
 def test_no_form_and_no_picture(client: TestClient) -> None:
     refused(client.post("/api/protect"), 422, "picture: ")
     refused(client.post("/api/protect", json={"picture": "x"}), 422)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import uvicorn
-from fastapi import FastAPI, File, Form, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi import Path as PathField
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
@@ -82,6 +82,20 @@ _PROTECTED: dict[int | str, dict[str, Any]] = {
 }
 
 
+async def _check_names(request: Request) -> None:
+    """UsageError for a field that the call does not have, and for one sent twice: none is left out silently."""
+    known = [field.name for field in request.scope["route"].dependant.body_params]
+    sent = [name for name, _ in (await request.form()).multi_items()]
+    for name in sent:
+        if name not in known:
+            raise UsageError(f"unknown field {name[:100]!r}: the fields are {', '.join(known)}")
+        if sent.count(name) > 1:
+            raise UsageError(f"{name} was sent {sent.count(name)} times: send one, and a call for each picture")
+
+
+FORM = [Depends(_check_names)]
+
+
 class Png(Response):
     media_type = "image/png"
 
@@ -104,7 +118,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
     def decode(data: bytes, name: str) -> images.Picture:
         return images.decode(data, name, max_pixels=bounds.pixels)
 
-    @app.post("/api/protect", response_class=Png, responses={**_PROTECTED, **_FAILURES})
+    @app.post("/api/protect", response_class=Png, responses={**_PROTECTED, **_FAILURES}, dependencies=FORM)
     async def protect(
         request: Request,
         picture: Upload,
@@ -127,7 +141,7 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
         disposition = f"attachment; filename*=UTF-8''{quote(report['output'], safe='')}"
         return Png(copy, headers={"Mspd-Report": json.dumps(report), "Content-Disposition": disposition})
 
-    @app.post("/api/verify", responses=_FAILURES)
+    @app.post("/api/verify", responses=_FAILURES, dependencies=FORM)
     async def verify(
         request: Request,
         original: Upload,
