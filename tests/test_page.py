@@ -191,6 +191,7 @@ def test_slider_difference_and_zoom(page: Page, photos: list[Path]) -> None:
     slide = page.one(".slide")
     shown = lambda: page.js("return document.querySelector('.after').style.clipPath")  # noqa: E731
     assert "50%" in shown()
+    assert page.js("return document.querySelector('.before').style.clipPath") == "inset(0px 50% 0px 0px)"
     slide.send_keys(Keys.HOME)
     assert slide.get_attribute("aria-valuetext") == "0 % original, 100 % protected"
     slide.send_keys(Keys.ARROW_RIGHT)
@@ -215,6 +216,15 @@ def test_slider_difference_and_zoom(page: Page, photos: list[Path]) -> None:
     assert page.js("const s = document.querySelector('.stage'); return s.scrollWidth > s.clientWidth")
     page.one(".compare summary").click()  # a closed viewer keeps no pixels
     page.until(lambda: page.js("return document.querySelector('.after').width") == 0)
+
+
+def test_a_copy_without_its_original_is_not_compared(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 44), "teal").save(tmp_path / "unseen.tif")
+    page.drop(tmp_path / "unseen.tif")
+    page.until(lambda: page.all(".compare.alone"))
+    assert page.one(".note").text == "This browser cannot show the format of the original; here is the copy alone."
+    assert page.one(".after").is_displayed()
+    assert not any(e.is_displayed() for e in page.all(".tag, .divider, .slide, .amplify"))
 
 
 def test_does_it_hold(page: Page, photos: list[Path], tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

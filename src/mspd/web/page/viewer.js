@@ -33,6 +33,7 @@ export class Viewer {
       const [original, copy] = await Promise.all(this.files.map((f) => createImageBitmap(f).catch(() => undefined)));
       this.note.hidden = original !== undefined && copy !== undefined;
       this.note.textContent = "This browser cannot show the format of the original; here is the copy alone.";
+      this.node.classList.toggle("alone", !this.note.hidden);
       if (copy === undefined) return;
       const scale = Math.min(1, Math.sqrt(LARGEST / (copy.width * copy.height)));
       for (const [canvas, bitmap] of [[this.before, original ?? copy], [this.after, copy]]) {
@@ -40,7 +41,7 @@ export class Viewer {
         canvas.height = Math.max(1, Math.round(copy.height * scale));
         canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0, canvas.width, canvas.height);
       }
-      this.before.setAttribute("aria-label", "The original");
+      this.before.setAttribute("aria-label", original ? "The original" : "The protected copy");
       this.after.setAttribute("aria-label", "The protected copy");
       this.difference.setAttribute("aria-label", "What was changed, times 16, on grey");
       this.difference.width = this.difference.height = 0;
@@ -63,6 +64,7 @@ export class Viewer {
 
   divide() {
     const at = this.slide.value;
+    this.before.style.clipPath = `inset(0 ${100 - at}% 0 0)`; // or it would shine through a transparent copy
     this.after.style.clipPath = `inset(0 0 0 ${at}%)`;
     this.divider.style.left = `${at}%`;
     this.slide.setAttribute("aria-valuetext", `${at} % original, ${100 - at} % protected`);
