@@ -793,7 +793,13 @@ def test_serve_and_its_end() -> None:
         line = rf"^127\.0\.0\.1:{port} cannot be used \([^(]*\); choose another --host or --port$"
         with pytest.raises(UsageError, match=line):
             serve("127.0.0.1", int(port), device="cpu", ready=print)
-        process.send_signal(signal.SIGINT)
+        assert raw(address, b"no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=30) as under_way:
+            head = b"POST /api/protect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            under_way.sendall(head + b"Content-Length: 9\r\n\r\n--b")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            assert under_way.recv(65536).startswith(b"HTTP/1.1 503")
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
 

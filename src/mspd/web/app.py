@@ -1,6 +1,7 @@
 """The HTTP API and the page's files. The API describes itself at /openapi.json."""
 
 import json
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -245,6 +246,8 @@ def serve(host: str, port: int, *, device: str, ready: Callable[[str], None]) ->
             create_app(host=host, device=device), http=Connection, log_config=None, log_level="warning",
             access_log=False, server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=3,
         )  # fmt: skip
+        # of the server's lines only our own errors: the others are about clients that speak no HTTP, or wait at Ctrl-C
+        logging.getLogger("uvicorn.error").addFilter(lambda record: record.exc_info is not None)
         ready(f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}")
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[bound])
