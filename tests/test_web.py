@@ -90,7 +90,9 @@ def test_protect_gives_the_protectors_bytes(client: TestClient) -> None:
     answer = protect(client, data, "a/cat.png", seed=7)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/png"
-    assert "cat.protected.png" in answer.headers["content-disposition"]
+    assert answer.headers["content-disposition"] == 'attachment; filename="cat.protected.png"'
+    other = protect(client, data, "dé jà.png").headers["content-disposition"]
+    assert other == "attachment; filename*=UTF-8''d%C3%A9%20j%C3%A0.protected.png"
     report = json.loads(answer.headers["mspd-report"])
     copy, expected = Protector("tiny").protect_picture(images.decode(data, "cat.png"), "cat.protected.png", seed=7)
     assert answer.content == copy

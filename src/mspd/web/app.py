@@ -139,8 +139,8 @@ def create_app(*, limits: Limits | None = None, host: str = "127.0.0.1", device:
             return copy, report.row()
 
         copy, report = await desk.run(request, work, job)
-        disposition = f"attachment; filename*=UTF-8''{quote(report['output'], safe='')}"
-        return Png(copy, headers={"Mspd-Report": json.dumps(report), "Content-Disposition": disposition})
+        headers = {"Mspd-Report": json.dumps(report), "Content-Disposition": _disposition(report["output"])}
+        return Png(copy, headers=headers)
 
     @app.post("/api/verify", responses=_FAILURES, dependencies=FORM)
     async def verify(
@@ -228,6 +228,12 @@ def _name(upload: UploadFile) -> str:
     last = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
     name = "".join(c for c in last if c.isprintable())[-100:]
     return name if name.strip(". ") else "picture"
+
+
+def _disposition(name: str) -> str:
+    """Content-Disposition; curl -J knows the plain form alone, which is for plain names."""
+    quoted = quote(name, safe="")
+    return f'attachment; filename="{name}"' if quoted == name else f"attachment; filename*=UTF-8''{quoted}"
 
 
 def serve(host: str, port: int, *, device: str, ready: Callable[[str], None]) -> None:
