@@ -508,6 +508,19 @@ def test_a_client_that_never_reads_is_cut_off(send: Send, monkeypatch: pytest.Mo
             answer_of(deaf)
 
 
+def test_a_client_that_reads_slowly_gets_all(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = b"\x89" * 20_000_000
+    report = Protector("tiny").protect_picture(images.decode(photo(), "x.png"), "x.png")[1]
+    monkeypatch.setattr(Protector, "protect_picture", lambda *_, **__: (answer, report))
+    monkeypatch.setattr(Connection, "seconds", 2.0)
+    with serving(create_app()) as address, send(address).getresponse() as slow:
+        read = 0
+        while part := slow.read(4_000_000):
+            read += len(part)
+            time.sleep(0.7)  # 3.5 seconds in all
+    assert read == len(answer)
+
+
 # ---------------------------------------------------------------- hostile files
 
 

@@ -51,7 +51,7 @@ def refusal(status: int, line: str) -> JSONResponse:
 
 
 class Connection(H11Protocol):
-    """Cut off when its client has not read an answer within `seconds`; its memory is free then."""
+    """Cut off when its client has read nothing of an answer for `seconds`; its memory is free then."""
 
     seconds = 60.0
 
@@ -61,7 +61,16 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.cut = self.loop.call_later(self.seconds, self.transport.abort)
+        self.watch()
+
+    def watch(self) -> None:
+        self.cut = self.loop.call_later(self.seconds, self.look, self.transport.get_write_buffer_size())
+
+    def look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self.watch()
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         super().resume_writing()
