@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import mspd.training.loop as loop
-from mspd import Protector, UsageError
+from mspd import Protector, UsageError, atomic
 from mspd.data import ImageSet, load, records
 from mspd.data.classes import check_classes, difference
 from mspd.errors import ImageError, MspdError, WeightsError
@@ -149,6 +149,29 @@ def test_checkpoint_of_another_call_is_refused(pictures: Path, tmp_path: Path, m
     model.get_parameter("head.bias").data += 1
     save_model(model, start, card)
     refused(recipe, pictures)
+
+
+def test_second_training_of_a_file_is_refused(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "a.safetensors"
+
+    def beside(x: torch.Tensor, **options: Any) -> torch.Tensor:
+        with pytest.raises(UsageError, match=r"a\.safetensors: another training is writing it; wait for it or choose"):
+            train(STANDARD, pictures, out)
+        return augment(x, **options)
+
+    monkeypatch.setattr(loop, "augment", beside)
+    train(STANDARD, pictures, out, epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.json"}
+
+
+def test_what_a_killed_write_left_is_swept(pictures: Path, tmp_path: Path) -> None:
+    """But not what is of another training."""
+    names = ("a.safetensors", "a.json", "a.safetensors.ckpt", "b.safetensors.ckpt")
+    *own, other = (atomic.temporary_beside(tmp_path / name) for name in names)
+    for path in (*own, other):
+        path.write_bytes(b"half")
+    train(STANDARD, pictures, tmp_path / "a.safetensors", epochs=1)
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.safetensors", tmp_path / "a.json", other}
 
 
 @pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x80\x02nonsense", b"\x80\x02X\x01\0\0\0\x85."])

@@ -4,8 +4,8 @@ import os
 import secrets
 import stat
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -30,6 +30,23 @@ def sweep(outs: Iterable[Path]) -> None:
             if leftover.name[:_PREFIX] in known and _free(leftover):
                 with suppress(OSError):
                     leftover.unlink()
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[bool]:
+    """Keep other processes from making `out` meanwhile; False when one is at it. OSError where no file can be."""
+    holder = out.parent / f"{_prefix(out)}lock.tmp"
+    with holder.open("ab") as file:
+        try:
+            free = lock(file)
+        except OSError:  # no locks here
+            free = True
+        try:
+            yield free
+        finally:
+            if free:
+                with suppress(OSError):
+                    holder.unlink()
 
 
 def write_new(path: Path, data: bytes) -> None:

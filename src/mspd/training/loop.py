@@ -9,10 +9,10 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mspd import atomic
 from mspd.adapters import find
 from mspd.data import ImageSet, load
 from mspd.data.classes import check_classes, difference
 from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.guard import check_counts, check_seed, seeded
 from mspd.models import build, card_of, load_model, save_model
-from mspd.models.files import check_suffix, write_atomically
+from mspd.models.files import card_beside, check_suffix, write_atomically
 from mspd.models.hub import is_id
 from mspd.presets import PRESETS
 from mspd.protector import pick_device
@@ -65,7 +66,7 @@ def train(
     """Train `recipe` on the image set in `data`, write `out` (safetensors) and its card beside it; return the card.
 
     A checkpoint `out`.ckpt is written after every epoch and taken up again by the same call; it is removed at the end.
-    UsageError for one of another call, so that no training is lost.
+    UsageError for one of another call, so that no training is lost, and while another process trains `out`.
     `start` names a model (or weight file) whose weights are continued, instead of the recipe's own first weights.
     Sub-folders called like the classes of the preset that the recipe is for are numbered like them.
     `device` is auto, cpu, cuda or mps; what one has begun another can go on with. UsageError for one that is not there,
@@ -77,9 +78,14 @@ def train(
     if epochs is not None:
         check_counts(epochs=epochs)
     recipe = replace(recipe, start=start or recipe.start)
-    out = Path(out)
-    epochs = epochs or recipe.epochs
-    _check_place(out)
+    with _alone(Path(out)):
+        return _train(recipe, data, Path(out), seed, epochs or recipe.epochs, command, where)
+
+
+def _train(
+    recipe: Recipe, data: str | Path, out: Path, seed: int, epochs: int, command: str, where: torch.device
+) -> dict[str, Any]:
+    checkpoint = _checkpoint(out)
     classifier = _classifier(recipe)
     wanted = card_of(classifier)["classes"] if classifier else ()
     training = load(data, "train", size=recipe.size, like=wanted)
@@ -112,7 +118,6 @@ def train(
     differ = difference(training.classes, wanted, classifier) if classifier else None
     if recipe.task == "classify" and differ is not None:
         print(f"note: {differ}, so the model cannot be the backbone beside it", file=sys.stderr, flush=True)
-    checkpoint = out.with_name(out.name + ".ckpt")
     settings = f"{replace(recipe, start=origin)}, epochs {epochs}, seed {seed}, pictures {_checksum(training)}"
     first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
     peak = matmul_rate(where)
@@ -211,17 +216,26 @@ def _classifier(recipe: Recipe) -> str | None:
     return next((name for name in names if card_of(name).get("dataset") == recipe.dataset), None)
 
 
-def _check_place(path: Path) -> None:
-    """An error where `path` could not be written later; nothing is left there."""
-    check_suffix(path)
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder; name a file in it")
-    try:
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+def _checkpoint(out: Path) -> Path:
+    return out.with_name(out.name + ".ckpt")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The only training of `out`, without what killed ones left; an error where it could not be written later."""
+    check_suffix(out)
+    if out.is_dir():
+        raise WeightsError(f"{out}: is a folder; name a file in it")
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            free = stack.enter_context(atomic.alone(out))
+        except OSError as error:
+            raise WeightsError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
+        if not free:
+            raise UsageError(f"{out}: another training is writing it; wait for it or choose another file")
+        atomic.sweep([out, card_beside(out), _checkpoint(out)])
+        yield
 
 
 def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
