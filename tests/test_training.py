@@ -198,6 +198,23 @@ def test_continues_the_weights_of_another_model(pictures: Path, tmp_path: Path) 
     assert torch.allclose(earlier, later, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [(CLASSES, True), ([], True), ([str(label) for label in range(10)], True), ([*CLASSES[1:], "airplane"], False)],
+)
+def test_head_of_a_start_is_taken_where_its_classes_agree(
+    classes: list[str], kept: bool, pictures: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    arguments = {"width": 4, "num_classes": 10}
+    card = {"architecture": "resnet20", "arguments": arguments, "classes": list(classes)}
+    save_model(build("resnet20", arguments), first, card)
+    train(replace(STANDARD, epochs=1, lr=1e-9, average=0.0), pictures, second, start=str(first))
+    earlier, later = (load_model(path) for path in (first, second))
+    assert torch.allclose(earlier.get_parameter("stem.weight"), later.get_parameter("stem.weight"), atol=1e-3)
+    assert torch.allclose(earlier.get_parameter("head.weight"), later.get_parameter("head.weight"), atol=1e-3) is kept
+
+
 def test_private_backbone(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "private.safetensors"
     train(replace(ADVERSARIAL, epochs=1), pictures, out, seed=5)

@@ -28,11 +28,15 @@ def difference(theirs: Sequence[str], ours: Sequence[str], owner: str) -> str | 
     return "; ".join(said) or None
 
 
-def check_classes(theirs: Sequence[str], ours: Sequence[str], owner: str) -> None:
-    """UsageError where pictures have other classes than a model, `owner`. Names that are not known (none at all, or
-    only numbers) are not compared."""
+def known_difference(theirs: Sequence[str], ours: Sequence[str], owner: str) -> str | None:
+    """The same, but None where names of either are not known: none at all, or only numbers."""
     known = all(names and not all(name.isdecimal() for name in names) for names in (theirs, ours))
-    differ = difference(theirs, ours, owner) if known else None
+    return difference(theirs, ours, owner) if known else None
+
+
+def check_classes(theirs: Sequence[str], ours: Sequence[str], owner: str) -> None:
+    """UsageError where pictures are known to have other classes than a model, `owner`."""
+    differ = known_difference(theirs, ours, owner)
     if differ is not None:
         raise UsageError(f"the pictures do not fit: {differ}; take pictures of its classes, numbered in its order")
 

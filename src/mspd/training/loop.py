@@ -9,7 +9,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mspd import atomic
 from mspd.adapters import find
 from mspd.data import ImageSet, load
-from mspd.data.classes import check_classes, difference
+from mspd.data.classes import check_classes, difference, known_difference
 from mspd.errors import MspdError, UsageError, WeightsError
 from mspd.guard import check_counts, check_seed, seeded
 from mspd.models import build, card_of, load_model, save_model
@@ -106,7 +106,7 @@ def _train(
         model = build(recipe.architecture, arguments)
     layout = _layout(model, where)
     model.to(where, memory_format=layout)  # type: ignore[call-overload]
-    origin = _start(model, recipe, recipe.start) if recipe.start else None
+    origin = _start(model, recipe, recipe.start, training.classes) if recipe.start else None
     _freeze(model, recipe)
     count = min(recipe.pictures or len(training), len(training))
     steps = math.ceil(count / recipe.batch_size)
@@ -238,7 +238,7 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
+def _start(model: nn.Module, recipe: Recipe, start: str, classes: Sequence[str]) -> str:
     """First weights from a loader `module:function`, or from the model of that name: all of them, but for a head of
     other classes. Return what the card says of them."""
     remedy = f"start from a model that recipe {recipe.name} trained, or from none"
@@ -253,12 +253,14 @@ def _start(model: nn.Module, recipe: Recipe, start: str) -> str:
             raise UsageError(f"start {start}: no weights of a {recipe.architecture} ({reason}); {remedy}") from error
         return start
     state, earlier = model.state_dict(), load_model(start).state_dict()
+    card = card_of(start)
     same = {k for k in state.keys() & earlier.keys() if state[k].shape == earlier[k].shape}
     misfit = next((k for k in {**state, **earlier} if k not in same and not k.startswith("head.")), None)
     if misfit is not None:
         raise UsageError(f"start {start}: not the recipe's {recipe.architecture} ({misfit} differs); {remedy}")
+    if recipe.task == "classify" and known_difference(card.get("classes", ()), classes, "the training") is not None:
+        same = {k for k in same if not k.startswith("head.")}
     model.load_state_dict({**state, **{k: earlier[k] for k in same}})
-    card = card_of(start)
     epochs = f"{card['epochs']} epochs, " if "epochs" in card else ""
     return f"{start} ({epochs}sha256 {card['sha256'][:12]})"
 
