@@ -919,6 +919,18 @@ def test_train_that_starts_from_a_stranger(call: Call, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
+def test_train_that_starts_from_a_function_in_this_folder(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            picture(tmp_path / "data" / split / name / "a.png")
+    (tmp_path / "own_weights.py").write_text("def load(model):\n    raise ValueError('found')\n")
+    command = ("train", "rn20-cifar10", "--data", "data", "-o", "m.safetensors", "--start", "own_weights:load")
+    one_line(call(*command), 2, "start own_weights:load: no weights of a resnet20 (ValueError: found)")
+
+
 def test_train_on_broken_parquet(call: Call, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "train.parquet").write_bytes(b"hello")

@@ -430,7 +430,9 @@ def train(
         int, typer.Option(min=0, max=2**32 - 1, help="Seed of the training; another seed gives another backbone.")
     ] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    start: Annotated[str | None, typer.Option(help="Continue the weights of this model, by name or path.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Continue this model's weights: a name, a path or package.module:function.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model by a recipe. On the pictures of the paper's data sets or on your own."""
@@ -449,6 +451,7 @@ def train(
     for path in (out, card_beside(out)):
         if path.exists():
             raise WeightsError(f"{path}: already exists; choose another file or remove it first")
+    sys.path.insert(0, "")  # package.module:function of --start may lie in this folder
     command = shlex.join(["mspd", *sys.argv[1:]])
     with _goes_on():
         card = run_training(chosen, data, out, seed=seed, epochs=epochs, start=start, command=command, device=device)
