@@ -233,6 +233,7 @@ def test_name_that_looks_like_an_option(call: Call, tmp_path: Path) -> None:
     one_line(call("protect", "-dash.png", *QUICK), 2, "No such option", "write the file's name as ./-dash.png")
     assert call("protect", "./-dash.png", *QUICK)[0] == 0
     one_line(call("protect", "-" + "x" * 300, *QUICK), 2, "No such option", "see mspd protect --help")
+    one_line(call("protct"), 2, "mspd: No such command 'protct'", " (see mspd --help)\n")
 
 
 def test_lossy_output_shows_what_is_limited(call: Call, tmp_path: Path) -> None:

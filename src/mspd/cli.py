@@ -678,7 +678,7 @@ def main() -> None:
             raise
         dashed = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.exists(word)), None)
         remedy = f"see {_command(error)} --help" if dashed is None else f"write the file's name as ./{dashed}"
-        _complain(f"{error.format_message().rstrip('.?')}; {remedy}".replace(". Did", "; did"))  # typer: wrong usage
+        _complain(f"{error.format_message().rstrip('.')} ({remedy})")  # typer: wrong usage
         code = 2
     if code == 130:
         _complain(stopped)
