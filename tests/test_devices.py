@@ -19,6 +19,7 @@ from mspd.models import build, card_of, load_model
 from mspd.training import Recipe, train
 from mspd.training.augment import augment
 from mspd.training.loop import _layout, matmul_rate
+from mspd.training.precision import bfloat16_is_faster
 
 aten = torch.ops.aten
 #: a device type that PyTorch knows, differentiates on and has no kernels for
@@ -105,7 +106,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(loop, "load", lambda *_, **__: data)
     monkeypatch.setattr(loop, "pick_device", lambda name: FAR if name == "far" else pick(name))
     monkeypatch.setattr(loop, "matmul_rate", lambda device: asked.append(device.type) or 1.0)
-    monkeypatch.setattr("mspd.training.precision.bfloat16_is_faster", lambda device: False)
+    monkeypatch.setattr(loop, "bfloat16_is_faster", lambda device: True)
     monkeypatch.setattr(torch, "autocast", lambda device_type, *_, **__: asked.append(device_type) or nullcontext())
     return asked
 
@@ -179,6 +180,7 @@ def test_speed_is_measured_on_the_device(monkeypatch: pytest.MonkeyPatch) -> Non
         made.append(device)
         return ones(2, 2, dtype=dtype)
 
+    monkeypatch.setattr(loop, "bfloat16_is_faster", bfloat16_is_faster)
     monkeypatch.setattr(torch, "randn", small)
     monkeypatch.setattr(torch, "ones", small)
     assert matmul_rate(FAR, seconds=0.001) > 0

@@ -116,6 +116,21 @@ def test_killed_and_resumed_gives_the_same_bytes(
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_resumed_training_keeps_its_precision(
+    half: bool, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another one is faster by then; the card says which."""
+    unbroken, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    monkeypatch.setattr(loop, "bfloat16_is_faster", lambda device: half)
+    train(STANDARD, pictures, unbroken)
+    train_until_killed(monkeypatch, STANDARD, pictures, broken, seed=0)
+    monkeypatch.setattr(loop, "bfloat16_is_faster", lambda device: not half)
+    card = train(STANDARD, pictures, broken)
+    assert card["precision"] == ("mixed bfloat16" if half else "float32")
+    assert broken.read_bytes() == unbroken.read_bytes()
+
+
 def test_another_seed_starts_anew(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = replace(STANDARD, epochs=1)
     out, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"

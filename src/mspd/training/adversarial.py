@@ -13,16 +13,13 @@ from torch import Tensor, nn
 
 from mspd.ball import project
 from mspd.objectives import cross_entropy
-from mspd.training.precision import mixed
 
 
 def n_fgsm(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
     """Adversarial training images for x (B, C, H, W) in [0, 1] and labels y, hard (B,) or soft (B, K)."""
     noise = (torch.rand(x.shape, generator=generator) * 2 - 1) * (2 * eps)
     start = (x + noise.to(x.device)).requires_grad_(True)
-    with mixed(x.device):
-        logits = model(start)
-    (gradient,) = torch.autograd.grad(cross_entropy(logits.float(), y).sum(), start)
+    (gradient,) = torch.autograd.grad(cross_entropy(model(start), y).sum(), start)
     return (start.detach() + eps * gradient.sign()).clamp_(0, 1)
 
 
@@ -33,8 +30,8 @@ def pgd_steps(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, steps: int,
 
 def trades_steps(model: nn.Module, x: Tensor, *, eps: float, steps: int, generator: torch.Generator) -> Tensor:
     """The same up the divergence from the model's own answer on x: TRADES needs no label."""
-    with torch.no_grad(), mixed(x.device):
-        p = model(x).float().softmax(1)
+    with torch.no_grad():
+        p = model(x).softmax(1)
     return _ascend(model, x, lambda logits: divergence(p, logits).sum(), eps, steps, generator)
 
 
@@ -49,8 +46,6 @@ def _ascend(
     z = x + ((torch.rand(x.shape, generator=generator) * 2 - 1) * eps).to(x.device)
     for _ in range(steps):
         z = z.detach().requires_grad_(True)
-        with mixed(x.device):
-            logits = model(z)
-        (gradient,) = torch.autograd.grad(loss(logits.float()), z)
+        (gradient,) = torch.autograd.grad(loss(model(z)), z)
         z = project(z.detach() + 2 * eps / steps * gradient.sign(), x, eps, "Linf")
     return z.detach()

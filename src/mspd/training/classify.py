@@ -11,7 +11,6 @@ from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet
 from mspd.objectives import cross_entropy
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
-from mspd.training.precision import mixed
 from mspd.training.recipe import Recipe
 
 #: how the card calls them
@@ -22,6 +21,8 @@ TRADES_WEIGHT = 6.0
 
 class Classify:
     """Cross-entropy on pictures, or with recipe.eps on adversarial ones."""
+
+    mixes = True
 
     def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
@@ -43,16 +44,14 @@ class Classify:
         extra = x.new_zeros(())
         if eps and self.recipe.method == "trades":
             x_adv = trades_steps(model, x, eps=eps, steps=steps, generator=generator)
-            with mixed(x.device):
-                logits, moved = model(torch.cat([x, x_adv])).float().chunk(2)
+            logits, moved = model(torch.cat([x, x_adv])).chunk(2)
             extra = TRADES_WEIGHT * divergence(logits.softmax(1), moved).mean()
         else:
             if eps and self.recipe.method == "pgd":
                 x = pgd_steps(model, x, y, eps=eps, steps=steps, generator=generator)
             elif eps:
                 x = n_fgsm(model, x, y, eps=eps, generator=generator)
-            with mixed(x.device):
-                logits = model(x).float()
+            logits = model(x)
         loss = cross_entropy(logits, y).mean() + extra
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from mspd.data import ImageSet
 from mspd.purifiers.diffpure import STEPS, add_noise
-from mspd.training.precision import mixed
 from mspd.training.recipe import Recipe
 
 
 class Denoise:
     """Predict the noise of pictures at the first recipe.timesteps of 1,000 timesteps."""
 
-    name, passes = "denoising", 3
+    name, passes, mixes = "denoising", 3, True
 
     def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe
@@ -41,9 +40,7 @@ def denoising_loss(model: nn.Module, x: Tensor, *, timesteps: int, generator: to
     index = torch.randint(1, timesteps + 1, (len(x),), generator=generator)
     noise = torch.randn(x.shape, generator=generator).to(x)
     z = add_noise(2 * x - 1, noise, index)
-    with mixed(x.device):
-        predicted = model(z, (index - 1).to(x) / STEPS)
-    error: Tensor = (predicted.float() - noise).square().mean()
+    error: Tensor = (model(z, (index - 1).to(x) / STEPS) - noise).square().mean()
     return error
 
 

@@ -30,7 +30,7 @@ FIRST, INNER, RATE = 0.3, 3, 4e-4
 class Flow:
     """Learn to make perturbations of budget recipe.eps that mislead the model `recipe.against`."""
 
-    name, passes = "flow of adversarial perturbations, then meta-learned (MCG)", 3
+    name, passes, mixes = "flow of adversarial perturbations, then meta-learned (MCG)", 3, False
 
     def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe

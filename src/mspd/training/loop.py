@@ -39,7 +39,7 @@ from mspd.training.classify import Classify
 from mspd.training.denoising import Denoise
 from mspd.training.flow import Flow
 from mspd.training.memory import keep_freed_memory
-from mspd.training.precision import bfloat16_is_faster
+from mspd.training.precision import Mixed, bfloat16_is_faster
 from mspd.training.recipe import Recipe
 from mspd.training.robustify import Robustify
 from mspd.training.task import Task
@@ -119,7 +119,9 @@ def _train(
     if recipe.task == "classify" and differ is not None:
         print(f"note: {differ}, so the model cannot be the backbone beside it", file=sys.stderr, flush=True)
     settings = f"{replace(recipe, start=origin)}, epochs {epochs}, seed {seed}, pictures {_checksum(training)}"
-    first, seconds = _resume(checkpoint, model, averaged, optimizer, settings)
+    half = task.mixes and bfloat16_is_faster(where)
+    first, seconds, half = _resume(checkpoint, model, averaged, optimizer, settings, half)
+    trained = Mixed(model) if half else model
     peak = matmul_rate(where)
     flops = _flops_per_image(model, task, torch.zeros(1, 3, recipe.size, recipe.size, device=where))
     with Progress(
@@ -146,7 +148,7 @@ def _train(
                     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
                 x = x.to(where).contiguous(memory_format=layout)
                 optimizer.zero_grad(set_to_none=True)
-                total += task.gradient(model, x, index, generator, done)
+                total += task.gradient(trained, x, index, generator, done)
                 if not math.isfinite(total):
                     line = f"epoch {epoch + 1}: the loss is no number any more"
                     raise MspdError(f"{line}; choose another seed, or other first weights")
@@ -160,7 +162,7 @@ def _train(
             note = f"loss {total / steps:.3f}  {speed:.0f} images/s  {share:.0%} of the matrix-product rate"
             progress.update(bar, note=note)
             print(f"epoch {epoch + 1}/{epochs}  {note}", file=sys.stderr, flush=True)
-            _save_checkpoint(checkpoint, model, averaged, optimizer, epoch + 1, seconds, settings)
+            _save_checkpoint(checkpoint, model, averaged, optimizer, epoch + 1, seconds, settings, half)
 
     final = averaged.module.eval()
     testing = replace(testing, images=testing.images.to(where), labels=testing.labels.to(where))
@@ -172,6 +174,7 @@ def _train(
         "size": recipe.size,
         "classes": list(training.classes),
         "training": task.name,
+        "precision": "mixed bfloat16" if half else "float32",
         "eps": recipe.eps,
         "epochs": epochs,
         "seed": seed,
@@ -302,10 +305,11 @@ def _flops_per_image(model: nn.Module, task: Task, x: Tensor) -> float:
 
 
 def _resume(
-    path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, settings: str
-) -> tuple[int, float]:
+    path: Path, model: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer, settings: str, half: bool
+) -> tuple[int, float, bool]:
+    """The epochs and seconds that are over, and whether they were in bfloat16; `half` where there are none."""
     if not path.exists():
-        return 0, 0.0
+        return 0, 0.0, half
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["settings"] != settings:
@@ -319,7 +323,7 @@ def _resume(
     except Exception as error:  # reading a damaged file can fail in any way
         raise WeightsError(f"{path}: a damaged checkpoint; delete it to start anew") from error
     print(f"resuming after epoch {state['epoch']}", file=sys.stderr, flush=True)
-    return int(state["epoch"]), float(state["seconds"])
+    return int(state["epoch"]), float(state["seconds"]), bool(state.get("bfloat16", half))
 
 
 def _save_checkpoint(
@@ -330,6 +334,7 @@ def _save_checkpoint(
     epoch: int,
     seconds: float,
     settings: str,
+    half: bool,
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -338,6 +343,7 @@ def _save_checkpoint(
         "epoch": epoch,
         "seconds": seconds,
         "settings": settings,
+        "bfloat16": half,
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)

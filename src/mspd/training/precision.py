@@ -4,6 +4,7 @@ import time
 from functools import cache
 
 import torch
+from torch import Tensor, nn
 
 
 @cache
@@ -24,6 +25,14 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     return seconds(torch.bfloat16) < seconds(torch.float32)
 
 
-def mixed(device: torch.device) -> torch.autocast:
-    """A context in which convolutions and products run in bfloat16 if that pays on `device`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_is_faster(device))
+class Mixed(nn.Module):
+    """A model whose convolutions and products run in bfloat16; what comes out is float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            out: Tensor = self.model(*inputs)
+        return out.float()

@@ -28,7 +28,7 @@ STEPS, GROWTH = 3, 0.3
 class Robustify:
     """Make pictures that the model `recipe.against` reads rightly under attack, with budget recipe.eps for both."""
 
-    name, passes = "adversarial augmentation (A5, empirical loss)", 3
+    name, passes, mixes = "adversarial augmentation (A5, empirical loss)", 3, False
 
     def __init__(self, recipe: Recipe, training: ImageSet, device: torch.device) -> None:
         self.recipe = recipe

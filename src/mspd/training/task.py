@@ -15,10 +15,12 @@ class Task(Protocol):
 
     name:    what the card calls the training
     passes:  forward passes (a backward pass counts as two) of one training picture
+    mixes:   whether `gradient` may get the model as one that computes in bfloat16 (see `precision.Mixed`)
     """
 
     name: str
     passes: int
+    mixes: bool
 
     def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the model is called with for pictures x (B, C, S, S)."""
