@@ -25,8 +25,9 @@ from mspd.models import build, card_of, load_model, save_model
 from mspd.training import Recipe, get_recipe, list_recipes, train
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.augment import augment
-from mspd.training.classify import evaluate_plain
+from mspd.training.classify import METHODS, evaluate_plain
 from mspd.training.loop import memory, one_cycle
+from mspd.training.recipe import CHOICES
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STANDARD = Recipe(
@@ -479,6 +480,8 @@ def test_recipes() -> None:
         recipe = get_recipe(name)
         assert recipe.name == name
         build(recipe.architecture, {**recipe.arguments, **({"num_classes": 3} if recipe.task == "classify" else {})})
+    assert set(CHOICES["task"]) == loop.TASKS.keys()
+    assert set(CHOICES["method"]) == METHODS.keys()
     with pytest.raises(UsageError, match="unknown recipe 'x': choose one of "):
         get_recipe("x")
     for key in ("task", "method", "optimiser"):
