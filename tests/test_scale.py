@@ -502,6 +502,18 @@ def test_a_shard_that_never_ends_or_holds_links(protector: Protector, tmp_path: 
         assert [entry.mtime for entry in found] == [0, 0]
 
 
+def test_shards_that_were_put_together_are_refused(protector: Protector, tmp_path: Path) -> None:
+    """Readers of tar stop at the first end mark: what stands behind it would silently be missing."""
+    whole = (
+        tar(tmp_path / "a.tar", {"a.png": png(0)}).read_bytes()
+        + tar(tmp_path / "b.tar", {"b.png": png(1)}).read_bytes()
+    )
+    (tmp_path / "both.tar").write_bytes(whole)
+    (row,) = run(protector, plan([tmp_path / "both.tar"], tmp_path / "out"), report=None, seed=0)
+    assert row["error"].endswith("more stands behind its end mark; give each tar of those put together by itself")
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_in_a_shard_that_lead_out_of_it_or_come_twice(protector: Protector, tmp_path: Path) -> None:
     names = ["a.png", "../../evil.png", "/evil.png", "b.png", "a.png", "c/../../evil.png"]
     source, report = tar(tmp_path / "s.tar", [(n, png(i)) for i, n in enumerate(names)]), tmp_path / "r.jsonl"

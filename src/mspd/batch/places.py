@@ -221,8 +221,11 @@ def members(shard: Place) -> Iterator[Member]:
         except tarfile.TarError as error:
             raise ImageError(cut) from error
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends with zeros
+        end = file.read(tarfile.RECORDSIZE + tarfile.BLOCKSIZE)  # a whole tar ends with zeros, up to a whole record
+        if end[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
             raise ImageError(cut)
+        if end.strip(b"\0"):
+            raise ImageError(f"{shard}: more stands behind its end mark; give each tar of those put together by itself")
 
 
 def _open(where: Place) -> IO[bytes]:
