@@ -289,6 +289,22 @@ def test_addresses_in_and_out(
     assert len(one) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipe_in_a_folder_at_an_address_is_passed_over(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    os.mkfifo(folder_of(tmp_path / "in", 1) / "pipe.png")
+    assert [job.id for job in plan([f"local://{tmp_path}/in"], tmp_path / "out")] == ["00.png"]
+
+
+def test_shard_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(where: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(where))
+
+    monkeypatch.setattr(places, "_open", refused)
+    (job,) = plan([tar(tmp_path / "s.tar", {"a.png": png(0)})], tmp_path / "out.tar")
+    assert job.problem == f"{tmp_path}/s.tar: Permission denied; check the address and your access to it"
+
+
 def test_object_that_was_replaced_is_not_taken_for_done(protector: Protector, tmp_path: Path, memory: Any) -> None:
     found = []
     for seed in (0, 0, 1):

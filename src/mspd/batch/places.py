@@ -93,7 +93,8 @@ def _one_line(where: object) -> Iterator[None]:
     except FileExistsError as error:
         raise ImageError(f"{where}: already exists; choose another output or remove it first") from error
     except Exception as error:
-        raise ImageError(f"{where}: {first_line(error)}; check the address and your access to it") from error
+        said = getattr(error, "strerror", None) or first_line(error)
+        raise ImageError(f"{where}: {said}; check the address and your access to it") from error
 
 
 def store_of(address: Address) -> tuple[Any, str]:
@@ -175,7 +176,9 @@ def listing(folder: Place) -> list[tuple[str, bool]]:
             ) from error
     with _one_line(folder):
         fs, path = store_of(folder)
-        found = [e for e in fs.ls(path, detail=True) if e["name"] != path]  # S3's mark of an empty folder
+        found = [  # without S3's mark of an empty folder, and pipes and devices, which would be read for ever
+            e for e in fs.ls(path, detail=True) if e["name"] != path and e["type"] != "other"
+        ]
         return sorted((Address(e["name"]).name, e["type"] == "directory") for e in found)
 
 
