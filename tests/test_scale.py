@@ -305,6 +305,24 @@ def test_shard_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert job.problem == f"{tmp_path}/s.tar: Permission denied; check the address and your access to it"
 
 
+def test_object_of_which_a_part_was_put_is_removed(
+    protector: Protector, tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command then goes on."""
+    jobs, put = plan([folder_of(tmp_path / "in", 1)], "memory://out"), type(memory).pipe_file
+
+    def full(store: Any, path: str, data: bytes) -> None:
+        put(store, path, data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "pipe_file", full)
+        (row,) = run(protector, jobs, report=tmp_path / "r.jsonl", seed=0)
+    assert row["error"].startswith("memory://out/00.png.png: No space left on device; ")
+    assert memory.find("/out") == []
+    assert statuses(run(protector, jobs, report=tmp_path / "r.jsonl", seed=0)) == {"00.png": "done"}
+
+
 def test_object_that_was_replaced_is_not_taken_for_done(protector: Protector, tmp_path: Path, memory: Any) -> None:
     found = []
     for seed in (0, 0, 1):

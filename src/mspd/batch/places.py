@@ -299,13 +299,18 @@ def save(picture: images.Picture, pixels: images.Pixels, out: Place, *, eps: flo
 
 
 def _put(out: Address, put: Callable[[Any, str], object]) -> None:
-    """Have `put` write an object where there is none yet."""
+    """Have `put` write an object where there is none yet, whole or not at all."""
     with _one_line(out):
         fs, path = store_of(out)
         if fs.exists(path):
             raise FileExistsError(path)
         fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        put(fs, path)
+        try:
+            put(fs, path)
+        except BaseException:
+            with suppress(Exception):
+                fs.rm_file(path)  # a store of plain files keeps the part that was written
+            raise
 
 
 def draft(out: Place) -> Path:
