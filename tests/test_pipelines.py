@@ -1,5 +1,6 @@
 """mspd inside other people's pipelines, each by the real library (ComfyUI by its node contract), and their page."""
 
+import errno
 import importlib.util
 import io
 import os
@@ -322,12 +323,18 @@ def test_frames_that_end_too_early(protector: Protector) -> None:
         protect_frames(protector, cut, sink, (18, 20), seed=0)
     assert sink.getvalue() == expected(protector, whole).tobytes()
 
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(errno.EPIPE, "the reader has gone"), (errno.ENOSPC, "the disk is full; free some space or choose another place")],
+)
+def test_frames_that_nobody_takes(protector: Protector, error: int, why: str) -> None:
     class Gone(io.BytesIO):
         def write(self, _: Any) -> int:
-            raise BrokenPipeError(32, "Broken pipe")
+            raise OSError(error, os.strerror(error))
 
-    with pytest.raises(ImageError, match=r"frame 1 cannot be written \(Broken pipe\): the reader has gone"):
-        protect_frames(protector, io.BytesIO(whole.tobytes()), Gone(), (18, 20), seed=0)
+    with pytest.raises(ImageError, match=f"frame 1 cannot be written: {why}"):
+        protect_frames(protector, io.BytesIO(picture().tobytes()), Gone(), (18, 20), seed=0)
 
 
 def run(*arguments: str, data: bytes = b"", **more: Any) -> subprocess.CompletedProcess[bytes]:

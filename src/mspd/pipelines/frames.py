@@ -5,6 +5,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mspd.errors import ImageError, InputError
+from mspd.images.refusals import reason
 from mspd.protector import Protector
 
 
@@ -12,7 +13,7 @@ def protect_frames(protector: Protector, source: BinaryIO, sink: BinaryIO, size:
     """Protect each frame of (width, height) pixels, three bytes each; the number of frames.
 
     Each frame depends on its own pixels and the seed alone. InputError when the stream ends inside a frame (those
-    before it are written), ImageError when nobody takes the frames any more.
+    before it are written), ImageError when nobody takes the frames any more, or no disk.
     """
     width, height = size
     length, count = width * height * 3, 0
@@ -28,7 +29,8 @@ def protect_frames(protector: Protector, source: BinaryIO, sink: BinaryIO, size:
         try:
             _write(sink, protected.tobytes())
         except OSError as error:
-            raise ImageError(f"frame {count} cannot be written ({error.strerror}): the reader has gone") from error
+            why = "the reader has gone" if isinstance(error, BrokenPipeError) else reason(error)
+            raise ImageError(f"frame {count} cannot be written: {why}") from error
     return count
 
 
