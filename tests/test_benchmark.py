@@ -790,6 +790,23 @@ def test_a_compiled_target_is_known_again(measure: Callable[..., Summary], tmp_p
     assert rows(again)[: len(rows(first))] == rows(first)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated", "ignore:The .grad attribute of a Tensor that is not")
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec")
+def test_exported_and_frozen_targets_are_measured_as_they_are(measure: Callable[..., Summary]) -> None:
+    model = Broken("").net.eval()
+    size = {0: torch.export.Dim("size", min=1, max=512)}
+    exported = torch.export.export(model, (torch.zeros(8, 3, 16, 16),), dynamic_shapes=(size,)).module()
+    targets = {
+        "plain": model,
+        "exported": exported,
+        "inside": nn.Sequential(exported, nn.Dropout()),
+        "frozen": torch.jit.freeze(torch.jit.script(model)),
+    }
+    summary = measure(targets=targets)
+    read = {name: [row["after"] for row in rows(summary) if row["target"] == name] for name in targets}
+    assert read == dict.fromkeys(targets, read["plain"])
+
+
 def test_random_model_gives_the_same_rows(measure: Callable[..., Summary]) -> None:
     with pytest.warns(UserWarning, match="asked twice"):
         a, b = (measure(targets={"odd": Broken("random").eval()}) for _ in range(2))

@@ -235,11 +235,16 @@ def no_autocast() -> Iterator[None]:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode as it was afterwards; InputError for what is no module."""
+    """Evaluation mode inside, every module's own mode as it was afterwards; InputError for what is no module. Models
+    that torch.export or torch.jit.freeze has made keep the mode that they were made in."""
     check_module(model)
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     try:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError:  # of an exported part, which leaves those behind it as they are
+            for module, _ in modes:
+                module.training = False
         with no_autocast():
             yield
     finally:
@@ -299,8 +304,10 @@ def check_placement(model: nn.Module, device: torch.device, name: str) -> None:
 
 
 def check_mode(model: nn.Module, name: str) -> None:
-    """A warning where a model, or a part of it, is in train mode."""
-    if any(module.training for module in model.modules()):
+    """A warning where a model, or a part of it, is in train mode, unless torch.export has made a part: then nobody can
+    change it."""
+    exported = any("train" in vars(module) for module in model.modules())
+    if not exported and any(getattr(module, "training", False) for module in model.modules()):
         warnings.warn(f"{name} is in train mode: it is measured in evaluation mode; call .eval() on it", stacklevel=2)
 
 
