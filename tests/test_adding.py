@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
 #: what stands for the other libraries: the page shows how an attack is made of them, tests/test_benchmark.py runs it
 FAKES = {
-    "torchattacks.py": "class PGD: ...\n",
+    "torchattacks.py": "class PGD:\n    def __init__(self, model, eps, alpha, steps): ...\n",
     "foolbox/__init__.py": "from foolbox import attacks\n",
-    "foolbox/attacks.py": "class LinfPGD:\n    def __init__(self, steps): ...\n",
+    "foolbox/attacks.py": "class LinfPGD:\n    def __init__(self, rel_stepsize, steps): ...\n",
     "art/__init__.py": "",
     "art/attacks/__init__.py": "",
-    "art/attacks/evasion.py": "class ProjectedGradientDescent: ...\n",
+    "art/attacks/evasion.py": "def ProjectedGradientDescent(estimator, eps_step, max_iter, verbose): ...\n",
 }
 
 

@@ -1294,6 +1294,13 @@ class FakeFoolbox:
         return inputs + 9, (inputs + noise).clamp(0, 1), model(inputs).argmax(1) != criterion
 
 
+class Nearest:
+    """As torchattacks.CW, which has no budget."""
+
+    def __init__(self, model: nn.Module, steps: int = 50) -> None:
+        self.model, self.steps = model, steps
+
+
 class FakeArt:
     """As art.attacks.evasion.ProjectedGradientDescent: built for a classifier, speaks numpy and its random state."""
 
@@ -1390,6 +1397,11 @@ def test_real_attacks_of_other_libraries() -> None:
 def test_adapters_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="is bound to one model and eps: pass the class FakeTorchattack instead"):
         from_torchattacks(FakeTorchattack(Broken("")))
+    with pytest.raises(UsageError, match=r"cannot be called as attack\(model, eps=\): got an unexpected .* 'eps'"):
+        from_torchattacks(Nearest)
+    for make, attack in ((from_torchattacks, FakeTorchattack), (from_art, FakeArt)):
+        with pytest.raises(UsageError, match=r"attack 'Fake\w+' cannot be called with its settings: .* 'nsteps'"):
+            make(attack, nsteps=3)
     with pytest.raises(UsageError, match=r"generator is a int: pass a torch\.Generator"):
         from_torchattacks(FakeTorchattack)(
             Broken(""), torch.rand(1, 3, 16, 16), torch.tensor([0]), eps=EPS, generator=0

@@ -5,7 +5,7 @@ decides (the model, the images, the labels, eps) and takes images back; their gl
 generator's seed and the images.
 
     attack = from_torchattacks(torchattacks.PGD, alpha=2 / 255, steps=20)
-    attack = from_foolbox(foolbox.attacks.LinfPGD(steps=20))
+    attack = from_foolbox(foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=20))
     attack = from_art(art.attacks.evasion.ProjectedGradientDescent, eps_step=2 / 255, max_iter=20, verbose=False)
 """
 
@@ -81,8 +81,10 @@ def name_of(item: Any) -> str:
 
 def from_torchattacks(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -> Function:
     """An mspd attack made of a class of torchattacks, for example torchattacks.PGD (`norm` is the class's own); it is
-    built as attack(model, eps=eps, **params) for each call."""
+    built as attack(model, eps=eps, **params) for each call. UsageError for one that cannot be, such as CW, which knows
+    no eps."""
     _refuse_instance(attack, "torchattacks")
+    check_signature("attack", name_of(attack), partial(attack, **params), "model, eps=")
     return partial(_torchattacks, attack=attack, made_for=norm, params=params)
 
 
@@ -106,6 +108,7 @@ def from_art(attack: Callable[..., Any], *, norm: str = "Linf", **params: Any) -
     attack(classifier, **params) for each call, with `eps` and `norm` where the class takes them. What it returns is cut
     to the budget: some classes, DeepFool for one, look for the nearest misread point, however far it is."""
     _refuse_instance(attack, "ART")
+    check_signature("attack", name_of(attack), partial(attack, **params), "classifier")
     return partial(_art, attack=attack, made_for=norm, params=params)
 
 
