@@ -554,6 +554,20 @@ def test_rays_distance_on_a_linear_model() -> None:
     assert int(queries) < 100  # it stops within the budget
 
 
+def test_rays_move_in_l2_never_grows_with_the_queries() -> None:
+    """At black and white pixels half of a sign vector leads nowhere: the shorter reach may be the longer move."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.ReLU(), nn.Linear(64, 10)).requires_grad_(False)
+    x = torch.rand(8, 1, 6, 6, generator=g()).round()
+    y, found = model(x).argmax(1), torch.zeros(8)
+    before = torch.full((8,), torch.inf)
+    for limit in range(20, 200, 20):
+        rays(model, x, y, eps=1e-3, norm="L2", generator=g(), n_queries=limit, distances=found)
+        assert bool((found <= before).all())
+        before = found.clone()
+    assert bool(torch.isfinite(before).all())
+
+
 @pytest.mark.parametrize("size", [(16, 16), (13, 20)])
 def test_warp_of_nothing_is_the_image(size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size, generator=g())

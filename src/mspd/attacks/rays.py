@@ -84,7 +84,9 @@ def rays(
             rows, candidate, high = rows[shorter], candidate[shorter], high[shorter]
             signs[rows], reach[rows] = candidate, high
             point = (flat[rows] + high[:, None] / math.sqrt(size) * candidate).clamp(0, 1)
-            nearest[rows], length[rows] = point, length_of(point - flat[rows], norm)
+            moved = length_of(point - flat[rows], norm)
+            nearer = moved < length[rows]  # cut to [0, 1], a move along the vector of the shorter reach can be longer
+            nearest[rows[nearer]], length[rows[nearer]] = point[nearer], moved[nearer]
             block += 1
             if block * width >= size:
                 level, block = (level + 1, 0) if width > 1 else (0, 0)
