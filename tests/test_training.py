@@ -660,6 +660,14 @@ def test_classes_that_are_not_known(unknown: tuple[str, ...]) -> None:
     check_classes(("cat", "dog"), unknown, "X")
 
 
+@pytest.mark.parametrize(("numbers", "gap"), [(("0", "2"), 1), (("1", "2"), 0)])
+def test_folders_of_some_numbers_tell_no_labels(numbers: tuple[str, ...], gap: int) -> None:
+    line = f"2 folders called by numbers, none of them {gap}, and X has 3 classes; call the folders like its classes"
+    with pytest.raises(UsageError, match=line):
+        check_classes(numbers, ("cat", "dog", "cow"), "X")
+    check_classes(("1", "2", "3"), ("cat", "dog", "cow"), "X")
+
+
 def test_labels_of_a_file(tmp_path: Path) -> None:
     """The names of a parquet file's classes are those of the table, which must be as many as its labels ask for."""
     pyarrow = pytest.importorskip("pyarrow")

@@ -35,7 +35,13 @@ def known_difference(theirs: Sequence[str], ours: Sequence[str], owner: str) -> 
 
 
 def check_classes(theirs: Sequence[str], ours: Sequence[str], owner: str) -> None:
-    """UsageError where pictures are known to have other classes than a model, `owner`."""
+    """UsageError where pictures are known to have other classes than a model, `owner`; and for folders of some numbers
+    alone, from which others are missing."""
+    if all(name.isdecimal() for name in theirs) and len(theirs) < len(ours):
+        gap = next((label for label, name in enumerate(theirs) if int(name) != label), None)
+        if gap is not None:
+            line = f"{len(theirs)} folders called by numbers, none of them {gap}, and {owner} has {len(ours)} classes"
+            raise UsageError(f"the pictures do not fit: {line}; call the folders like its classes")
     differ = known_difference(theirs, ours, owner)
     if differ is not None:
         raise UsageError(f"the pictures do not fit: {differ}; take pictures of its classes, numbered in its order")
