@@ -61,6 +61,17 @@ def test_distances_of_a_known_difference():
     assert psnr(x, ref).item() == pytest.approx(-10 * math.log10(0.25 / 4), abs=1e-4)
 
 
+def test_distances_of_half_precision_are_those_of_float32():
+    x, ref = torch.ones(1, 3, 200, 200).half(), torch.zeros(1, 3, 200, 200).half()
+    assert l2(x, ref).item() == pytest.approx(math.sqrt(3 * 200 * 200))
+    assert psnr(x / 4096, ref).item() == pytest.approx(20 * math.log10(4096), abs=1e-4)
+
+
+def test_lpips_refuses_other_channels():
+    with pytest.raises(InputError, match=r"LPIPS needs 3 channels \(RGB\) or 1 \(grey\), not 4"):
+        lpips(torch.zeros(1, 4, 40, 40), torch.zeros(1, 4, 40, 40))
+
+
 def test_equal_images():
     _, x = pair(2, 3, 20, 20)
     assert linf(x, x).tolist() == l2(x, x).tolist() == [0, 0]

@@ -52,22 +52,28 @@ def _check_images(x: Tensor, reference: Tensor) -> None:
             raise InputError(f"cannot compare values in [{least:.3g}, {most:.3g}]: they must be finite, in [0, 1]")
 
 
+def _difference(x: Tensor, reference: Tensor) -> Tensor:
+    """(B, pixels), in float32 at least: squares of small differences, and their sum, leave the range of float16."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return (x.to(wide) - reference.to(wide)).flatten(1)
+
+
 def linf(x: Tensor, reference: Tensor) -> Tensor:
     """Largest absolute difference of each image."""
     _check_images(x, reference)
-    return (x - reference).abs().flatten(1).amax(dim=1)
+    return _difference(x, reference).abs().amax(dim=1)
 
 
 def l2(x: Tensor, reference: Tensor) -> Tensor:
     """Euclidean length of each image's difference, over all pixels and channels."""
     _check_images(x, reference)
-    return (x - reference).square().flatten(1).sum(dim=1).sqrt()
+    return _difference(x, reference).square().sum(dim=1).sqrt()
 
 
 def psnr(x: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB for the data range 1; infinite for equal images."""
     _check_images(x, reference)
-    return -10 * (x - reference).square().flatten(1).mean(dim=1).log10()
+    return -10 * _difference(x, reference).square().mean(dim=1).log10()
 
 
 def _gaussian(side: int, like: Tensor) -> Tensor:
@@ -112,12 +118,14 @@ def lpips(x: Tensor, reference: Tensor) -> Tensor:
     """Learned perceptual distance of each image (Zhang et al. 2018): AlexNet, version 0.1, through the lpips package.
 
     Images are passed in [0, 1], as everywhere, and scaled to the network's [-1, 1] here; nothing is resized. Sides of
-    at least 31 pixels. AlexNet's convolutions are torchvision's, in half precision, and come with mspd. UsageError
-    without the package: nothing stands in for it.
+    at least 31 pixels, C 3 or 1; InputError for others. AlexNet's convolutions are torchvision's, in half precision,
+    and come with mspd. UsageError without the package: nothing stands in for it.
     """
     _check_images(x, reference)
     if min(x.shape[2:]) < _LPIPS_SIDE:
         raise InputError(f"LPIPS needs sides of at least {_LPIPS_SIDE} pixels, not {tuple(x.shape[2:])}")
+    if x.shape[1] not in (1, 3):
+        raise InputError(f"LPIPS needs 3 channels (RGB) or 1 (grey), not {x.shape[1]}")
     network = _lpips_network().to(x.device)
     values = []
     with torch.no_grad():
