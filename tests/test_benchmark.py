@@ -904,6 +904,43 @@ def test_pictures_of_other_classes(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_reversion_needs_the_classifiers_classes_whatever_is_known_of_the_pictures(
+    measure: Callable[..., Summary],
+) -> None:
+    with pytest.raises(UsageError, match="4 classes, treatment revert:prn18-photo has 100"):
+        measure(treatments="revert:prn18-photo")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"images": torch.rand(8, 3, 16, 16)},
+            r"the images of the ImageSet are torch\.float32 of shape \(8, 3, 16, 16\)",
+        ),
+        ({"images": torch.zeros(8, 1, 16, 16, dtype=torch.uint8)}, r"it holds uint8 \(N, 3, H, W\)"),
+        ({"labels": torch.zeros(7, dtype=torch.int64)}, r"pass integer labels \(8,\) as int64"),
+        ({"labels": [0] * 8}, r"y is a list: pass integer labels"),
+    ],
+)
+def test_image_sets_outside_the_contract(
+    change: dict[str, Any], line: str, preset: Preset, pictures: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    good = ImageSet((pictures[0][:8] * 255).byte(), pictures[1][:8], ())
+    with pytest.raises(InputError, match=line):
+        mspd.benchmark(replace(good, **change), tmp_path / "out", preset=preset, device="cpu")
+
+
+def test_lpips_is_left_out_where_the_pictures_are_too_small_for_it(
+    measure: Callable[..., Summary], preset: Preset
+) -> None:
+    with pytest.warns(
+        UserWarning, match="the images are 16 x 16 pixels, the models of preset tiny are made for 32 x 32"
+    ):
+        summary = measure(preset=replace(preset, size=32), backbones=preset.backbone)
+    assert all(score.lpips is None for score in summary.scores)
+
+
 def test_folders_in_the_order_of_the_classifier(
     call: Callable[..., tuple[int, str, str]], preset: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from mspd.benchmark.identity import function_identity, model_identity, versions
 from mspd.data import ImageSet, load
 from mspd.data.classes import check_classes
 from mspd.defenses import DEFENSES
-from mspd.errors import MspdError, UsageError
+from mspd.errors import InputError, MspdError, UsageError
 from mspd.guard import check_counts, check_eps, check_images, check_labels, check_placement, check_seed
 from mspd.images import to_levels
 from mspd.metrics import lpips
@@ -145,11 +145,12 @@ def make_grid(
         line = f"the images are {sides[0]} x {sides[1]} pixels, the models of preset {chosen.name} are made for"
         warnings.warn(f"{line} {chosen.size} x {chosen.size}: resize the images", stacklevel=3)
     check_classes(classes, protector.classes, f"classifier {chosen.classifier}")
-    for kind, items in (("target", target_items), ("treatment", attackers)):
-        for name, item in items.items():
-            if not isinstance(item, nn.Module):
-                check_classes(classes, card_of(item)["classes"], f"{kind} {name}")
-    perceptual = _has_lpips(chosen.size)
+    for name, item in target_items.items():
+        if not isinstance(item, nn.Module):
+            check_classes(classes, card_of(item)["classes"], f"target {name}")
+    for name, item in attackers.items():  # its defence aims at the classifier's labels
+        check_classes(protector.classes, card_of(item)["classes"], f"treatment {name}")
+    perceptual = _has_lpips(*sides)
     settings = {
         "preset": {key: value for key, value in asdict(chosen).items() if key not in ("targets", "own_below")}
         | {"targets": list(chosen.targets)},
@@ -231,8 +232,8 @@ def _budget(name: str, attack: Function, eps: float, norm: str) -> tuple[float, 
     return budget
 
 
-def _has_lpips(size: int) -> bool:
-    blank = torch.zeros(1, 3, size, size)
+def _has_lpips(height: int, width: int) -> bool:
+    blank = torch.zeros(1, 3, height, width)
     try:
         lpips(blank, blank)
     except MspdError:
@@ -267,6 +268,10 @@ def image_set(
     if isinstance(data, str | Path):
         data = load(data, "test", size=size, limit=n, like=like)
     if isinstance(data, ImageSet):
+        if data.images.dtype != torch.uint8 or data.images.ndim != 4 or data.images.shape[1] != 3:
+            found = f"{data.images.dtype} of shape {tuple(data.images.shape)}"
+            raise InputError(f"the images of the ImageSet are {found}: it holds uint8 (N, 3, H, W)")
+        check_labels(data.labels, len(data.images), soft=False)
         return ImageSet(data.images[:n], data.labels[:n], data.classes)
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise UsageError(f"data is a {type(data).__name__}: pass a folder, an ImageSet or (images, labels)")

@@ -74,7 +74,8 @@ def benchmark(
     """Measure every defence (and none) on every backbone, treatment, target and attack; resumable, in the folder `out`.
 
     data: a folder as `mspd.data.load` reads it, an `ImageSet`, or (x, y) with x (N, C, H, W) in [0, 1] and labels (N,).
-    The first `n` images count. The classes of a folder or an `ImageSet` must be those of the classifier and of the
+    The first `n` images count; grey ones have three equal channels, also for a module (one of one channel goes into a
+    module that takes their mean). The classes of a folder or an `ImageSet` must be those of the classifier and of the
     targets, in their order; where only sub-folders name them, mspd puts them in order. The preset gives the classifier
     whose labels the defences aim at, the backbone and the targets unless others are named, and the budgets: `eps_def`
     in Linf around the original, `eps_adv` in `norm` around the picture as it is attacked; an attack that is a
