@@ -131,6 +131,19 @@ def test_wrong_calls(options: dict[str, object], error: type[Exception], line: s
     assert line in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (lambda z, time: z[:, :1], r"the denoiser returns shape \(\d+, 1, 8, 8\): it must return the noise alone"),
+        (lambda z, time: torch.cat([z, z], 1), r"the denoiser returns shape \(\d+, 6, 8, 8\)"),
+        (lambda z, time: None, "the denoiser returns a NoneType"),
+    ],
+)
+def test_denoisers_that_return_something_else(answer: Callable[..., Tensor], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        diffpure(torch.rand(1, 3, 8, 8), t=0.01, denoiser=answer)
+
+
 def test_pictures_that_the_shipped_denoiser_is_not_for() -> None:
     for shape in ((1, 1, 32, 32), (1, 3, 33, 33)):
         with pytest.raises(UsageError, match=f"x is {shape[1]} x {shape[2]} x .* pass a denoiser"):

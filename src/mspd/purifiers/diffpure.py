@@ -81,8 +81,15 @@ def diffpure(
     def noise() -> Tensor:
         return normals(x.shape[1:], generators).to(x)
 
+    def predict(z: Tensor, time: Tensor) -> Tensor:
+        found = network(z, time)
+        if not isinstance(found, Tensor) or found.shape != z.shape:
+            kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise InputError(f"the denoiser returns {kind}: it must return the noise alone, of z's {tuple(z.shape)}")
+        return found
+
     def noise_in(z: Tensor, i: int) -> Tensor:
-        return in_pieces(network, rows, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device, dtype=torch.float32))
+        return in_pieces(predict, rows, z, torch.full((len(z),), (i - 1) / STEPS, device=z.device, dtype=torch.float32))
 
     kept = kept_signal().to(torch.float32).tolist()
     z = add_noise(2 * x - 1, noise(), torch.full((len(x),), last))
