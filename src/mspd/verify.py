@@ -125,13 +125,13 @@ class Verifier:
 
     def label(self, pixels: NDArray[np.uint8]) -> tuple[int, float, str]:
         """The class that a defence of pixels (H, W, C) aims at, how sure the classifier is of it, and who named it."""
-        y, probabilities = self.protector.aims(self._view(pixels))
+        y, probabilities = self.protector.aims(self.view(pixels))
         label = int(likeliest(y))
         return label, float(probabilities[0, label]), self.protector.namers(probabilities)[0]
 
     def attacked_margin(self, target: str, pixels: NDArray[np.uint8], label: int, seed: int = 0) -> float:
         """The label's lead over the next class, in logits of `target`, under PGD-20 at the preset's eps."""
-        return float(self._attacked_margins(target, self._view(pixels), label, seed))
+        return float(self._attacked_margins(target, self.view(pixels), label, seed))
 
     def _attacked_margins(self, target: str, x: Tensor, label: int, seed: int) -> Tensor:
         model, y = self.targets[target], torch.full((len(x),), label, device=x.device)
@@ -142,8 +142,8 @@ class Verifier:
     def chance(self, before: NDArray[np.uint8], after: NDArray[np.uint8], label: int, seed: int = 0) -> float:
         """The growth of the attacked margin, averaged over the targets, that random noise hardly reaches; the noise is
         as strong (root mean square) as the difference of the two pictures, pixels (H, W, C), in the targets' view."""
-        x = self._view(before)
-        strength = (self._view(after) - x).square().mean().sqrt()
+        x = self.view(before)
+        strength = (self.view(after) - x).square().mean().sqrt()
         draws = torch.randint(2, (CONTROLS, *x.shape[1:]), generator=torch.Generator().manual_seed(seed)).to(x)
         controls = torch.cat((x, (x + strength * (2 * draws - 1)).clamp(0, 1)))
         margins = torch.stack([self._attacked_margins(name, controls, label, seed) for name in self.targets]).mean(0)
@@ -153,7 +153,7 @@ class Verifier:
     def read(self, target: str, versions: Sequence[NDArray[np.uint8]], label: int, seed: int = 0) -> list[Reading]:
         """One target's reading of each version of a picture, pixels (H, W, C); see `Reading`. Versions of one shape are
         attacked side by side."""
-        model, views = self.targets[target], [self._view(pixels) for pixels in versions]
+        model, views = self.targets[target], [self.view(pixels) for pixels in versions]
         readings: dict[int, Reading] = {}
         for shape in dict.fromkeys(x.shape for x in views):
             places = [index for index, x in enumerate(views) if x.shape == shape]
@@ -173,7 +173,8 @@ class Verifier:
                 )
         return [readings[index] for index in range(len(views))]
 
-    def _view(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def view(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """8-bit pixels (H, W, C) of any size as the targets see them: (1, 3, h, w), shorter side the preset's size."""
         return self.protector.view(pixels).to(self.protector.device).expand(-1, 3, -1, -1)
 
     def __call__(
