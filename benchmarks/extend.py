@@ -65,7 +65,7 @@ def measure(name: str, defenses: list[str], attacks: list[str], data: Path, ids:
     study = Study(tier, ImageSet(test.images[first:], test.labels[first:], test.classes), out, "cpu")
     benchmark(
         study.data, out / f"{first:05d}", preset=tier.preset, labels=run.labels,
-        defenses={defense: run.defenses[defense] for defense in defenses if defense != NONE},
+        defenses={defense: run.defenses[defense] for defense in defenses if defense != NONE} or NONE,
         targets={target: study.target(target) for target in run.targets},
         attacks={attack: run.attacks[attack] for attack in attacks},
     )  # fmt: skip
@@ -174,7 +174,9 @@ class Committed(Study):
                     self.found.left_out.append(stopped(cell, now, wanted))
 
     def command(self, table: str) -> str:
-        return str(self.written["command"])
+        """Of all pictures once no cell lacks any."""
+        command = str(self.written["command"])
+        return command if any("stopped after" in line for line in self.found.left_out) else command.split(" --first")[0]
 
     def day(self) -> str:
         return str(self.newest)
