@@ -1,5 +1,5 @@
-"""Real photos: does the gain survive when the target downsizes them, which label serves pictures of other classes, and
-how long does a large one take?
+"""Real photos: does the gain survive when the target downsizes them, and one that sees them finer than the backbone,
+which label serves pictures of other classes, and how long does a large one take?
 
     python benchmarks/photos.py --photos DIR --classes DIR
 
@@ -9,8 +9,9 @@ preset. Written to docs/results/photos.md, with photos.png.
 Sizes: photos of the preset's classes, protected at full size and then downsized as a site does (shorter side 64,
 Lanczos, centre crop), against the same photos downsized first and protected at native size. Labels: photos of other
 classes, where the prediction to keep is the target's own on the untouched photo; protected at native size but for the
-last row. Time: one photo at two sizes, from a JPEG file to a PNG file, without what Pillow's decoder and encoder take
-of it.
+last row. Finer: all photos, protected at full size, on targets that see them at more pixels, with the same prediction
+to keep. Time: one photo at two sizes, from a JPEG file to a PNG file, without what Pillow's decoder and encoder take of
+it.
 """
 
 import argparse
@@ -34,11 +35,13 @@ from mspd.benchmark.papers.mspd import plots
 from mspd.data.sets import records
 from mspd.evaluation import predict
 from mspd.metrics import gain_cell, paired_interval
+from mspd.models import card_of
 from mspd.presets import get_preset
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 PRESET = get_preset("photo")
 NONE = "no defence"
+FINER = ("convnext-128-photo",)
 SMALL, LARGE = (640, 480), (4000, 3000)
 OWN = "the backbone's own reading"
 #: by the row's name, the preset's settings of the label
@@ -62,10 +65,9 @@ def decode(data: bytes, scale: int = 1) -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def downsized(pixels: NDArray[np.uint8]) -> Tensor:
-    """What a 64-pixel target sees: shorter side to 64 (Lanczos), centre crop."""
-    size = (PRESET.size, PRESET.size)
-    return images.to_tensor(np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS)))
+def downsized(pixels: NDArray[np.uint8], size: int = PRESET.size) -> Tensor:
+    """What a target of `size` pixels sees: shorter side to that (Lanczos), centre crop."""
+    return images.to_tensor(np.array(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.LANCZOS)))
 
 
 def seconds(protector: Protector, photo: Image.Image, repeats: int = 10) -> float:
@@ -160,6 +162,19 @@ def main() -> None:
             report = evaluate(target, x_def, y, eps=PRESET.eps, stop_early=True)
             robust = gain_cell(base["robust"], report.per_image["robust"])
             lines.append(f"| {name} | {label} | {report.clean_acc:.1%} | {robust} |")
+
+    photos = [decode(data) for data, _ in (*inside, *outside)]
+    copies = [protector.protect_pixels(pixels)[0] for pixels in photos]
+    lines += ["", f"## Finer ({len(photos)} photos; the label to keep is the target's own)", ""]
+    lines += ["| target | it sees | kept under PGD-20 | protected at full size, kept without attack | under PGD-20 |"]
+    lines += ["|---|---:|---:|---:|---:|"]
+    for name in (*targets, *FINER):
+        target, size = load_model(name), card_of(name)["size"]
+        plain, x_def = (torch.cat([downsized(pixels, size) for pixels in each]) for each in (photos, copies))
+        y = predict(target, plain)
+        base, report = (evaluate(target, x, y, eps=PRESET.eps, stop_early=True) for x in (plain, x_def))
+        robust = gain_cell(base.per_image["robust"], report.per_image["robust"])
+        lines.append(f"| {name} | {size} px | {base.robust_acc:.1%} | {report.clean_acc:.1%} | {robust} |")
 
     photo = Image.open(io.BytesIO(inside[0][0])).convert("RGB")
     torch.set_num_threads(1)
