@@ -131,7 +131,8 @@ class Committed(Study):
         added.add(settings["labels"], read_lines(path))
         if not self.join(added.cells, first, folder):
             return
-        self.written["settings"]["benchmark"][f"{', '.join(settings['defenses'])} from {first} on"] = in_short(settings)
+        names = ", ".join(settings["defenses"]) or NONE
+        self.written["settings"]["benchmark"][f"{names} from {first} on"] = in_short(settings)
         self.newest = max(self.newest, datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat())
 
     def borrow(self, table: str) -> None:
