@@ -9,8 +9,8 @@
 32; stopped, it goes on with the same call, and two calls may measure two halves of the pictures at once. It begins best
 one piece before the end of what the table has: `merge` adds nothing where a picture that both have was read otherwise.
 What is not defended is always measured too; "none" for the defences is a grid of nothing else, as Table VI has behind
-DiffPure. `merge` also takes what another table has of the same cells, and cells of
-the table's grid that it lacks, from the first picture on. The page, its JSON and its plot are written again.
+DiffPure. `merge` also takes what another table has of the same cells, and cells of the table's grid that it lacks, from
+the first picture on. The page, its JSON and its plot are written again.
 
 `lpips` measures LPIPS alone for a table that was made without: the pictures are defended and treated again, without an
 attack, and nothing is written where their SSIM or L2 is not the table's.

@@ -148,10 +148,11 @@ def main() -> None:
     lines += ["", f"Length of the perturbation that reaches the target after downsizing, as a share of the native one: "
               f"{np.mean(ratios):.2f} on average.", "", "![Gain by target and version](photos.png)", ""]  # fmt: skip
 
-    x = torch.cat([downsized(decode(data)) for data, _ in outside])
+    photos = [decode(data) for data, _ in (*inside, *outside)]
+    copies = [protector.protect_pixels(pixels)[0] for pixels in photos]
+    x, whole = (torch.cat([downsized(pixels) for pixels in each[len(inside) :]]) for each in (photos, copies))
     protected = {name: Protector(replace(PRESET, **settings))(x) for name, settings in LABELS.items()}
-    whole = (protector.protect_pixels(decode(data))[0] for data, _ in outside)
-    protected["as protect does, at full size, then downsized"] = torch.cat([downsized(pixels) for pixels in whole])
+    protected["as protect does, at full size, then downsized"] = whole
     lines += [f"## Labels ({len(outside)} photos of other classes; the label to keep is the target's own)", ""]
     lines += ["| target | label of the defence | kept without attack | kept under PGD-20 |", "|---|---|---:|---:|"]
     for name, target in targets.items():
@@ -163,8 +164,6 @@ def main() -> None:
             robust = gain_cell(base["robust"], report.per_image["robust"])
             lines.append(f"| {name} | {label} | {report.clean_acc:.1%} | {robust} |")
 
-    photos = [decode(data) for data, _ in (*inside, *outside)]
-    copies = [protector.protect_pixels(pixels)[0] for pixels in photos]
     lines += ["", f"## Finer ({len(photos)} photos; the label to keep is the target's own)", ""]
     lines += ["| target | it sees | kept under PGD-20 | protected at full size, kept without attack | under PGD-20 |"]
     lines += ["|---|---:|---:|---:|---:|"]
