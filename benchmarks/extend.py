@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -42,12 +43,16 @@ from mspd.models import card_of
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
+def item_of(name: str) -> ModuleType:
+    """The module of the table; "table4-photo" is Table IV of another tier."""
+    return importlib.import_module(f"mspd.benchmark.papers.mspd.{name.removesuffix('-photo')}")
+
+
 def run_of(name: str, tier: Tier, defenses: list[str], attacks: list[str]) -> Run:
     """The call of the table's grid that has them all; for no defence the one without any."""
-    item = importlib.import_module(f"mspd.benchmark.papers.mspd.{name}")
     wanted = {*defenses} - {NONE}
     found = [
-        run for run in item.runs(tier)
+        run for run in item_of(name).runs(tier)
         if wanted <= {*run.defenses} and {*attacks} <= {*run.attacks} and (wanted or not run.defenses)
     ]  # fmt: skip
     if not found:
@@ -59,7 +64,7 @@ def measure(name: str, defenses: list[str], attacks: list[str], data: Path, ids:
     first, last = ids
     if first % PIECE:
         raise SystemExit(f"the first picture is {first}: choose a multiple of {PIECE}")
-    tier = get_tier("embedded")
+    tier = Committed(name).tier
     run = run_of(name, tier, defenses, attacks)
     test = pictures(tier, data, last)
     study = Study(tier, ImageSet(test.images[first:], test.labels[first:], test.classes), out, "cpu")
@@ -80,7 +85,7 @@ def lpips(name: str, data: Path, out: Path) -> None:
     """The mean LPIPS of the pictures of each cell, into the table."""
     study = Committed(name)
     preset, attack = study.tier.preset, "unharmed"
-    for run in importlib.import_module(f"mspd.benchmark.papers.mspd.{name}").runs(study.tier):
+    for run in item_of(name).runs(study.tier):
         n = max(len(known) for (_, cell), known in study.found.cells.items() if cell.attack in run.attacks)
         folder = out / run.labels
         benchmark(
@@ -100,7 +105,7 @@ def lpips(name: str, data: Path, out: Path) -> None:
             study.found.cells[labels, cell] = replace(known, lpips=again.lpips)
         study.newest = max(study.newest, datetime.now(UTC).date().isoformat())
     study.written["settings"]["benchmark"]["LPIPS"] = f"python benchmarks/extend.py lpips {name}"
-    print(write_page(name, study))
+    print(write_page(study.written["item"], study))
 
 
 def unharmed(model: nn.Module, x: Tensor, y: Tensor, **_: object) -> Tensor:
@@ -202,10 +207,9 @@ def merge(table: str, sources: Sequence[str | Path]) -> None:
             continue
         for folder in sorted(path.parent for path in Path(source).glob("*/rows.jsonl")):
             study.add(folder)
-    item = importlib.import_module(f"mspd.benchmark.papers.mspd.{table}")
-    if hasattr(item, "plot"):
-        item.plot(study, RESULTS / f"{table}.png")
-    print(write_page(table, study))
+    if hasattr(item_of(table), "plot"):
+        item_of(table).plot(study, RESULTS / f"{table}.png")
+    print(write_page(study.written["item"], study))
 
 
 def main() -> None:
