@@ -153,6 +153,8 @@ def test_bad_calls() -> None:
         revert(middling(), **{**call, "eps": 8})
     with pytest.raises(InputError, match="without its softmax"):
         revert(middling(), **{**call, "classifier": nn.Sequential(model, nn.Softmax(1))})
+    with pytest.raises(UsageError, match="the backbone has 3 classes, the classifier 2: they must be the same"):
+        revert(middling(), **{**call, "backbone": nn.Sequential(model, nn.Linear(2, 3))})
 
 
 # ---------------------------------------------------------------- settings

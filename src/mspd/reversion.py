@@ -70,23 +70,28 @@ def revert(
     class (B,) unless given, or probabilities (B, K). `params` go to the defence. The randomness of mspd's defences is
     fresh although the seed may be the defender's: noise follows from the seed and the image, and x_def is another one.
     For a defence that draws from `generator` itself pass another seed than the defender's. UsageError and InputError as
-    the defence raises them, and for one that cannot be called so or leaves the budget.
+    the defence raises them, and for one that cannot be called so or leaves the budget; UsageError where the two models
+    differ in their number of classes.
     """
     check_images(x_def, "x_def")
     check_functions(defense=defense, label=label)
     name = name_of(defense)
     check_signature("defence", name, partial(defense, **params), "model, x, y, eps=, norm=, generator=")
-    y = label(_logits(classifier, x_def))
+    logits = _logits(classifier, x_def, "the classifier")
+    own = _logits(backbone, x_def[:1], "the backbone").shape[1]
+    if own != logits.shape[1]:
+        raise UsageError(f"the backbone has {own} classes, the classifier {logits.shape[1]}: they must be the same")
+    y = label(logits)
     again = defense(backbone, x_def, y, eps=eps, norm=norm, generator=generator, **params)
     check_result(again, x_def, f"defence {name!r}", eps=eps, norm=norm)
     return reflect(x_def, again)
 
 
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
+def _logits(model: nn.Module, x: Tensor, name: str) -> Tensor:
     rows = compute_rows(1, x.shape[2], x.shape[3], x.device)
     with torch.no_grad(), eval_mode(model):
-        logits = in_pieces(lambda piece: answer(model, piece, "the classifier"), rows, x)
-    check_logits(logits, torch.zeros(len(x), dtype=torch.int64, device=x.device), "the classifier")
+        logits = in_pieces(lambda piece: answer(model, piece, name), rows, x)
+    check_logits(logits, torch.zeros(len(x), dtype=torch.int64, device=x.device), name)
     return logits
 
 
