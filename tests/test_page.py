@@ -366,6 +366,8 @@ def test_again_is_for_what_would_be_another(page: Page, photos: list[Path], monk
 
     page.one(".failed .remove").click()
     assert not page.one("#again").is_displayed()
+    page.one("#seed").clear()
+    assert page.one("#seed").get_property("value") == "0"
     page.one("#new-seed").click()
     assert page.one("#again").text == "Protect again"
     page.one("#again").click()

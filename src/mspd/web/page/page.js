@@ -275,6 +275,9 @@ $("new-seed").addEventListener("click", () => {
   refresh();
 });
 $("seed").addEventListener("input", refresh);
+$("seed").addEventListener("change", () => {
+  $("seed").value ||= "0"; // as an empty field is meant
+});
 $("settings").addEventListener("submit", (event) => event.preventDefault());
 $("stop").addEventListener("click", () => pictures.forEach((p) => p.cancel()));
 $("again").addEventListener("click", () => {
