@@ -644,9 +644,14 @@ def test_shards_that_cannot_be(protector: Protector, tmp_path: Path, monkeypatch
     assert [row["error"].split(" (")[0] for row in rows] == [
         f"{zipped}: not a plain tar file", f"{tmp_path / 'gone.tar'}: no such file or folder; check the address",
     ]  # fmt: skip
+    source, none = tar(tmp_path / "s.tar", SAMPLES), tar(tmp_path / "none.tar", {"a.txt": b""})
     with pytest.raises(UsageError, match="no pictures in this shard"):
-        plan([tar(tmp_path / "none.tar", {"a.txt": b""})], None)
-    source = tar(tmp_path / "s.tar", SAMPLES)
+        plan([none], None)
+    (tmp_path / "empty").mkdir()
+    rows = list(run(protector, plan([none, source, tmp_path / "empty"], tmp_path / "some"), report=None, seed=0))
+    assert rows[0]["error"].startswith(f"{none}: no pictures in this shard")
+    assert rows[-1]["error"].startswith(f"{tmp_path / 'empty'}: no pictures in this folder")
+    assert [path.name for path in (tmp_path / "some").iterdir()] == ["s.tar"]
     with pytest.raises(UsageError, match="is the output, too"):
         plan([source], source)
 

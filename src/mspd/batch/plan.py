@@ -47,8 +47,8 @@ def beside(folder: Place, ending: str) -> Place:
 
 
 def plan(sources: Sequence[str | Path], out: str | Path | None, *, suffix: str | None = None) -> "Plan":
-    """The jobs of a call: files as they are, folders and shards walked. UsageError for a folder without pictures, for
-    an output that cannot be, and for two pictures that would get the same one.
+    """The jobs of a call: files as they are, folders and shards walked. UsageError for a folder or shard without
+    pictures that is alone, for an output that cannot be, and for two pictures that would get the same one.
 
     One file goes to `out`, or beside itself as NAME.protected.png; several files and folders go into the folder `out`
     (a folder's default is FOLDER.protected), keeping the tree, a.jpg as a.jpg.png, so that a.jpg and a.png stay two.
@@ -190,7 +190,7 @@ class Plan:
             name, other = self._names(str(Path(*parts)), str(source))
             yield Job(name, source, output, problem, other)
         if empty:
-            raise UsageError(f"{folder}: no pictures in this folder (looking for {_LOOKED_FOR})")
+            yield self._nothing(folder, root, "folder")
 
     def _shard_output(self, shard: Place) -> Place:
         if self.out is None:
@@ -231,7 +231,14 @@ class Plan:
             own = f"/{picture.name}" + (f" at byte {picture.offset}" if again or lost else "")
             yield Job(name + own, source, Member(out, key + self.suffix), problem, other + own)
         if empty:
-            raise UsageError(f"{shard}: no pictures in this shard (looking for {_LOOKED_FOR})")
+            yield self._nothing(shard, Member(out, ""), "shard")
+
+    def _nothing(self, source: Place, output: Spot, kind: str) -> Job:
+        """The failed row of a folder or shard without pictures; alone, it is refused."""
+        line = f"{source}: no pictures in this {kind} (looking for {_LOOKED_FOR})"
+        if self._alone:
+            raise UsageError(line)
+        return Job(str(source), source, output, line)
 
 
 def _is_shard(where: Place) -> bool:
