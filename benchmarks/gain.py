@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 @dataclass(frozen=True)
 class Row:
     """One defence: its name and the settings of MCGS; None is no defence. `ceiling` uses true labels and the target
-    itself as the backbone; `own` the labels of `protect`, others the classifier's."""
+    itself as the backbone; `own` does as `protect`, others take the classifier's labels and the backbone as it is."""
 
     name: str
     settings: dict[str, Any] | None = field(default_factory=dict)
@@ -43,9 +43,7 @@ class Row:
 
 ROWS = (
     Row("no defence", None),
-    Row(
-        "protect: MCGS, n_samples 2, the backbone's reading where the classifier is unsure", {"n_samples": 2}, own=True
-    ),
+    Row("as mspd protect does, its backbone calibrated", own=True),
     *(Row(f"MCGS, n_samples {n}", {"n_samples": n}) for n in (2, 20, 1, 5)),
     Row("MCGS, Eq. 5 (gradients averaged), n_samples 2", {"n_samples": 2, "average": "gradients"}),
     Row("forward epoch alone, n_samples 2", {"n_samples": 2, "epochs": "F"}),
@@ -89,16 +87,21 @@ def measure(preset_name: str, data: Path, folder: Path, n: int, seed: int, exact
     for row in ROWS:
         scores = rows.get(row.name, {})
         missing = [name for name in targets if name not in scores]
-        if not missing or (only and only not in row.name) or (row.own and preset.own_below == 0):
+        if not missing or (only and only not in row.name):
             continue
         for name in missing:
             target, started = targets[name], time.perf_counter()
             if row.settings is None:
                 x_def = x
             elif name == missing[0] or row.ceiling:
-                model, aim = (prepare(target), y) if row.ceiling else (protector.backbone, aims if row.own else labels)
+                model, aim = protector.backbone, labels
+                if row.own:
+                    model, aim = protector.calibrated, aims
+                elif row.ceiling:
+                    model, aim = prepare(target), y
                 generator = torch.Generator().manual_seed(seed)
-                x_def = mcgs(model, x, aim, eps=preset.eps, generator=generator, **row.settings)
+                settings = {"n_samples": preset.n_samples, **row.settings}
+                x_def = mcgs(model, x, aim, eps=preset.eps, generator=generator, **settings)
                 x_def = through_files(x, images.quantise(x_def, x, preset.eps), preset.eps)
             report = evaluate(
                 target, x_def, y, attack="pgd", eps=preset.eps, seed=seed, fast=not exact, stop_early=True

@@ -1,5 +1,6 @@
 """The whole method on tensors and pixels: budget, grid, range, batches, sizes; and the resize view by closed forms."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 import mspd
 from mspd import Protector, Verifier, verify
 from mspd.batch import plan, run
-from mspd.errors import InputError, UsageError
+from mspd.defenses import mcgs
+from mspd.errors import InputError, UsageError, WeightsError
 from mspd.evaluation import predict
 from mspd.images import to_tensor
 from mspd.models import load_model
+from mspd.models.calibration import Calibrated, temperature
 from mspd.models.view import add, down, native_size, view
 from mspd.presets import get_preset
 from mspd.protector import pick_device
@@ -44,6 +47,45 @@ def images(n: int, size: int = 32, channels: int = 3) -> Tensor:
 
 def pixels(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+# ---------------------------------------------------------------- the backbone's temperature
+
+
+def test_temperature_of_known_networks() -> None:
+    """Labels drawn as softmax(z) says ask for 1; logits of k z for k; logits that say nothing for the most."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(20_000, 5, generator=generator)
+    y = z.softmax(1).multinomial(1, generator=generator)[:, 0]
+    assert temperature(z, y) == pytest.approx(1, abs=0.05)
+    assert temperature(2 * z, y) == pytest.approx(2 * temperature(z, y), rel=1e-6)
+    assert temperature(z / 2, y) == pytest.approx(temperature(z, y) / 2, rel=1e-6)
+    assert temperature(z, y.roll(1)) == pytest.approx(4)
+    assert temperature(z, z.argmax(1)) == pytest.approx(0.25)
+
+
+def test_the_defence_follows_the_calibrated_backbone(tiny: str, tmp_path: Path) -> None:
+    weights = Path(get_preset(tiny).backbone)
+    here = tmp_path / weights.name
+    here.write_bytes(weights.read_bytes())
+    card = json.loads(weights.with_suffix(".json").read_text())
+
+    def protector(**entry: object) -> Protector:
+        here.with_suffix(".json").write_text(json.dumps({**card, **entry}))
+        return Protector(tiny, backbone=here)
+
+    x, y = images(3, 16), torch.tensor([1, 2, 3])
+    plain, sure = protector(), protector(temperature=0.3)
+    for each, factor in ((plain, 1), (sure, 0.3)):
+        model, generator = Calibrated(each.backbone, factor), torch.Generator().manual_seed(5)
+        expected = mcgs(model, x, y, eps=EPS, generator=generator, n_samples=1)
+        assert torch.equal(each.defend(x, y, 5), expected)
+    assert not torch.equal(plain.defend(x, y, 5), sure.defend(x, y, 5))
+    assert torch.equal(plain.aims(x)[0], sure.aims(x)[0])
+    assert sure.identity() == {**plain.identity(), "temperature": 0.3}
+    for wrong in ("low", 0, float("nan"), True):
+        with pytest.raises(WeightsError, match="its card's temperature is"):
+            protector(temperature=wrong)
 
 
 # ---------------------------------------------------------------- tensors

@@ -472,6 +472,7 @@ def test_evaluate_plain_counts(pictures: Path) -> None:
             return torch.nn.functional.one_hot(torch.full((len(x),), 2), 10).float() * 5 - 1 + 0 * x.sum()
 
     scores = evaluate_plain(Always(), load(pictures, "test", size=16), eps=0.03, n=5)
+    assert scores.pop("temperature") == 4.0  # sure of one class, right of a tenth
     assert scores == {"clean_acc": 0.1, "clean_n": 20, "pgd20_acc": 0.2, "pgd20_n": 5, "pgd20_eps": 0.03}
 
 

@@ -151,7 +151,7 @@ def defence(protector: Protector) -> Callable[[Tensor, Tensor, Tensor], tuple[Te
         draws = iter(noise)
 
         def gradients(z: Tensor) -> Tensor:
-            return input_gradient(protector.backbone, z, y.repeat_interleave(n, 0), check=False)
+            return input_gradient(protector.calibrated, z, y.repeat_interleave(n, 0), check=False)
 
         def reach(centre: Tensor, direction: int) -> Tensor:
             offsets = next(draws)[None] * (2 * eps) - eps

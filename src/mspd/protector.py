@@ -27,6 +27,7 @@ from mspd.guard import (
     eval_mode,
 )
 from mspd.models import card_of, load_model
+from mspd.models.calibration import Calibrated, stated
 from mspd.models.files import checksum
 from mspd.models.registry import HELPERS
 from mspd.models.view import add, down, framings, native_size, view
@@ -94,7 +95,8 @@ class Protector:
     `protect_picture` with a decoded file.
 
     preset: "photo", "cifar10" or a `Preset`. `eps`, `n_samples`, `soft_labels` replace the preset's; `backbone` is
-    another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits).
+    another backbone, by name, by path of a weight file, or as a module ([0, 1] images to logits). The defence divides
+    its logits by the temperature on its card (`mspd.models.calibration`; 1 without one and for a module).
     """
 
     @torch.inference_mode(False)
@@ -121,13 +123,15 @@ class Protector:
         self.classifier = load_model(self.settings.classifier, self.device)
         chosen = self.settings.backbone if backbone is None else backbone
         if isinstance(chosen, nn.Module):
-            network = copy.deepcopy(chosen).to(self.device)
+            network, temperature = copy.deepcopy(chosen).to(self.device), 1.0
             self._check_outputs(network)
         else:
             self._check_classes(chosen)
-            network = load_model(chosen, self.device)
+            network, temperature = load_model(chosen, self.device), stated(card_of(chosen), str(chosen))
             self.checksums.append(card_of(chosen)["sha256"])
         self.backbone = prepare(network)
+        #: the backbone as sure as it is right, by its card; what the defence follows
+        self.calibrated = Calibrated(self.backbone, temperature)
         #: what a module looks like that is the backbone; its weights have no card that knows their checksum
         self.module = repr(chosen) if isinstance(chosen, nn.Module) else None
 
@@ -164,6 +168,8 @@ class Protector:
         settings = asdict(self.settings)
         if self.settings.own_below == 0:
             del settings["own_below"]  # as in reports of before there was such a setting
+        if self.calibrated.temperature != 1:
+            settings["temperature"] = self.calibrated.temperature
         return {**settings, "weights": [*self.checksums, *own]}
 
     def probabilities(self, x: Tensor) -> Tensor:
@@ -234,7 +240,7 @@ class Protector:
         s = self.settings
         with torch.inference_mode(False), torch.enable_grad():
             x, y = ((part.clone() if part.is_inference() else part.detach()) for part in (x, y))
-            return mcgs(self.backbone, x, y, eps=s.eps, generator=generator, n_samples=s.n_samples)
+            return mcgs(self.calibrated, x, y, eps=s.eps, generator=generator, n_samples=s.n_samples)
 
     def __call__(self, x: Tensor, y: Tensor | None = None, *, seed: int = 0) -> Tensor:
         """Protect a batch: x (B, C, H, W) in [0, 1] at the preset's size gives x_def on the 8-bit grid, on x's device,

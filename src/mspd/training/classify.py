@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mspd.attacks.pgd import pgd
 from mspd.data import ImageSet
+from mspd.models.calibration import temperature
 from mspd.objectives import cross_entropy
 from mspd.training.adversarial import divergence, n_fgsm, pgd_steps, trades_steps
 from mspd.training.recipe import Recipe
@@ -61,25 +62,27 @@ class Classify:
 
 
 def evaluate_plain(model: nn.Module, data: ImageSet, *, eps: float, n: int = 1000) -> dict[str, Any]:
-    """Clean accuracy on all test pictures, PGD-20 accuracy on the first `n` (step eps/4, one random start)."""
-    clean = 0
-    robust = 0
+    """Clean accuracy on all test pictures and the temperature that they ask for, PGD-20 accuracy on the first `n` (step
+    eps/4, one random start)."""
+    logits, robust = [], 0
     for start in range(0, len(data), 250):
         x, y = data.floats(start, start + 250), data.labels[start : start + 250]
         with torch.no_grad():
-            clean += int((model(x).argmax(1) == y).sum())
+            logits.append(model(x))
         if start < n:
             generator = torch.Generator().manual_seed(start)
             x_adv = pgd(model, x[: n - start], y[: n - start], eps=eps, steps=20, generator=generator)
             with torch.no_grad():
                 robust += int((model(x_adv).argmax(1) == y[: n - start]).sum())
     n = min(n, len(data))
+    read = torch.cat(logits)
     return {
-        "clean_acc": round(clean / len(data), 4),
+        "clean_acc": round(int((read.argmax(1) == data.labels).sum()) / len(data), 4),
         "clean_n": len(data),
         "pgd20_acc": round(robust / n, 4),
         "pgd20_n": n,
         "pgd20_eps": eps,
+        "temperature": round(temperature(read, data.labels), 3),
     }
 
 

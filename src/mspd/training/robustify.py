@@ -62,4 +62,7 @@ class Robustify:
             x_def = torch.cat([(z + self.recipe.eps * model(z)).clamp(0, 1) for z in torch.split(x, 100)])
         robustified = ImageSet(to_levels(x_def), y, testing.classes)
         scores = evaluate_plain(self.model, robustified, eps=self.recipe.test_eps)
-        return {"against": self.recipe.against, **{f"against_{key}": value for key, value in scores.items()}}
+        return {
+            "against": self.recipe.against,
+            **{f"against_{key}": value for key, value in scores.items() if key != "temperature"},
+        }
