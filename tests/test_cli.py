@@ -72,7 +72,7 @@ def test_protect_options(call: Call, tmp_path: Path) -> None:
     source = picture(tmp_path / "cat.png")
     options = (
         "--eps",
-        "2/255",
+        "3/255",
         "--format",
         "webp",
         "--quality",
@@ -88,7 +88,7 @@ def test_protect_options(call: Call, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     settings, _, row = map(json.loads, (tmp_path / "r" / "r.jsonl").read_text().splitlines())
     assert settings["settings"]["seed"] == row["seed"] == 7
-    assert row["eps"] == 2 / 255
+    assert row["eps"] == 3 / 255
     assert row["lossy"] is True
     assert images.read(Path(row["output"])).format == "WEBP"
     assert card_of("rn18-cifar10")["sha256"] in settings["settings"]["weights"]
